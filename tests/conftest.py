@@ -1,0 +1,25 @@
+"""Shared inputs of the tests: the small trained model and the deployed chat template."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Path:
+    """SmolLM2-135M-Instruct (GGUF, trained weights); downloaded once into the cache."""
+    from smollm3.checkpoint.hub import resolve
+
+    return Path(resolve("smollm2-135m"))
+
+
+@pytest.fixture(scope="session")
+def deployed_chat_template() -> str:
+    """SmolLM3's deployed chat template: belongs to its checkpoint, not to this repository."""
+    path = Path(os.environ.get("SMOLLM3_CHAT_TEMPLATE", ROOT.parent / "shared" / "SmolLM3-3B.chat_template.jinja"))
+    if not path.is_file():
+        pytest.fail(f"{path} is missing: set SMOLLM3_CHAT_TEMPLATE to SmolLM3-3B's chat_template.jinja")
+    return path.read_text(encoding="utf-8")
