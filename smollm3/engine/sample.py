@@ -1,0 +1,100 @@
+"""One sequence on its way: the prompt's ids and the ids chosen so far, with what penalties count."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+from torch import Tensor
+
+from smollm3.engine.params import SamplingParams
+from smollm3.engine.runner import Row
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class TokenOutput:
+    """One chosen id; `scores` and `logits` are fp32 [V], `finish_reason` comes with a sample's last id."""
+
+    request_idx: int
+    token_id: int
+    sample_idx: int = 0
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] | None = None
+    scores: Tensor | None = field(default=None, repr=False, compare=False)
+    logits: Tensor | None = field(default=None, repr=False, compare=False)
+    finish_reason: FinishReason | None = None
+
+
+class Sample:
+    """One of a request's samples: its ids, its random numbers, its slot in the runner.
+
+    Its random numbers come from (seed, sample_idx) alone, one per chosen id, so that they do not depend on
+    what else is in the batch. `followers` are the request's other samples, which take a copy of this one's
+    slot once the prompt has been taken in.
+    """
+
+    def __init__(
+        self, request_idx: int, sample_idx: int, prompt_ids: Sequence[int], params: SamplingParams, seed: int
+    ) -> None:
+        self.request_idx = request_idx
+        self.sample_idx = sample_idx
+        self.params = params
+        self.token_ids = list(prompt_ids)
+        self.num_prompt = len(self.token_ids)
+        self.num_cached = 0
+        self.slot: int | None = None
+        self.followers: list[Sample] = []
+        self.counts: dict[int, int] = {}  # generated ids
+        self.seen: dict[int, None] = {}  # all ids, for the repetition penalty
+        if params.repetition_penalty != 1.0:
+            self.seen = dict.fromkeys(self.token_ids)
+        self._random = Random(f"{seed}/{sample_idx}")
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_pending(self) -> int:
+        """Ids that the runner has not taken in yet."""
+        return len(self.token_ids) - self.num_cached
+
+    def row(self, num_ids: int) -> Row:
+        assert self.slot is not None
+        return Row(self.slot, self.token_ids[self.num_cached : self.num_cached + num_ids], self.num_cached)
+
+    def bequeath(self) -> "Sample":
+        """Return the first follower, which takes over the slot and the other followers."""
+        heir, *heir.followers = self.followers
+        heir.slot, heir.num_cached = self.slot, self.num_cached
+        return heir
+
+    def uniform(self) -> float:
+        """Return the next random number in [0, 1)."""
+        return self._random.random()
+
+    def append(self, token_id: int) -> FinishReason | None:
+        """Take in a chosen id and say whether it is the last."""
+        self.token_ids.append(token_id)
+        self.counts[token_id] = self.counts.get(token_id, 0) + 1
+        if self.params.repetition_penalty != 1.0:
+            self.seen[token_id] = None
+        if token_id in self.params.eos_token_ids:
+            return "stop"
+        return "length" if self.num_generated >= self.params.max_new_tokens else None
+
+    def forbidden(self) -> set[int]:
+        """Return the ids that must not come next: eos while too short, the last ids of bad words."""
+        params = self.params
+        ids: set[int] = set()
+        if self.num_generated < params.min_new_tokens:
+            ids |= params.eos_token_ids
+        for word in params.bad_words_ids:
+            num = len(word) - 1
+            if num == 0:
+                ids |= set(word) - params.eos_token_ids  # as in transformers, a lone eos is no bad word
+            elif num < len(self.token_ids) and self.token_ids[-num:] == list(word[:-1]):
+                ids.add(word[-1])
+        return ids
