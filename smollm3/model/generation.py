@@ -1,0 +1,5 @@
+"""Generation for the causal model."""
+
+
+class GenerationMixin:
+    """Gives a causal model `generate`."""
