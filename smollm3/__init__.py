@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "pipeline": "smollm3.pipeline",
+    "pipeline": "smollm3.pipelines.factory",
     "AutoConfig": "smollm3.auto",
     "AutoTokenizer": "smollm3.auto",
     "AutoModel": "smollm3.auto",
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         SmolLM3ForTokenClassification,
     )
     from smollm3.model.smollm3 import SmolLM3ForCausalLM, SmolLM3Model
-    from smollm3.pipeline import pipeline
+    from smollm3.pipelines.factory import pipeline
     from smollm3.quantization.config import BitsAndBytesConfig
     from smollm3.streamers import TextIteratorStreamer, TextStreamer
     from smollm3.text.parser import ResponseParser

@@ -22,7 +22,7 @@ LAYERS = [
     {"quantization"},
     {"engine"},
     {"model"},
-    {"tokenization", "batch_encoding", "streamers", "completion", "auto", "pipeline"},
+    {"tokenization", "batch_encoding", "streamers", "completion", "auto", "pipelines"},
     {"cli"},
     {"__init__", "__main__"},
 ]
