@@ -1,6 +1,7 @@
 """Keys and values of the tokens already seen: passed into a forward pass, never kept by a layer.
 
-In: new keys and values [B, K, T, D] of a layer. Out: all of them, in order. Knows neither positions nor masks.
+In: new keys and values [B, K, T, D] of a layer. Out: all of them, in order. Knows neither positions nor
+masks.
 Shapes: B batch, K kv heads, T new tokens, S cached and new tokens, D head dim.
 """
 
@@ -110,7 +111,9 @@ class StaticCache:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if max_cache_len < 1 or batch_size < 1:
-            raise ParameterError(f"a cache needs room: max_cache_len={max_cache_len}, batch_size={batch_size}")
+            raise ParameterError(
+                f"a cache needs room: max_cache_len={max_cache_len}, batch_size={batch_size}"
+            )
         assert config.num_key_value_heads is not None
         assert config.head_dim is not None
         shape = (batch_size, config.num_key_value_heads, max_cache_len, config.head_dim)
@@ -127,13 +130,15 @@ class StaticCache:
         keys, values = self._keys[layer_idx], self._values[layer_idx]
         if total > self.max_cache_len:
             raise ContextOverflowError(
-                f"the cache has room for {self.max_cache_len} tokens and {total} are asked for: build it with a "
-                "larger max_cache_len"
+                f"the cache has room for {self.max_cache_len} tokens and {total} are asked for: build it "
+                "with a larger max_cache_len"
             )
         if k.shape[0] != keys.shape[0]:
             raise ParameterError(f"the cache holds {keys.shape[0]} rows and the input has {k.shape[0]}")
         if torch.is_grad_enabled() and k.requires_grad:
-            raise ParameterError("a StaticCache is written in place and cannot be trained through: use DynamicCache")
+            raise ParameterError(
+                "a StaticCache is written in place and cannot be trained through: use DynamicCache"
+            )
         keys[:, :, length:total] = k
         values[:, :, length:total] = v
         self._lengths[layer_idx] = total
@@ -151,7 +156,9 @@ class StaticCache:
     def reorder(self, rows: Tensor) -> None:
         """Permute the batch rows in place: row i becomes the old row rows[i]; the number of rows stays."""
         if rows.shape[0] != self._keys[0].shape[0]:
-            raise ParameterError(f"a StaticCache of {self._keys[0].shape[0]} rows cannot become {rows.shape[0]} rows")
+            raise ParameterError(
+                f"a StaticCache of {self._keys[0].shape[0]} rows cannot become {rows.shape[0]} rows"
+            )
         for tensor in (*self._keys, *self._values):
             tensor.copy_(tensor.index_select(0, rows.to(tensor.device)))
 

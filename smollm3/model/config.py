@@ -53,9 +53,9 @@ _ROPE_DICTS = ("rope_parameters", "rope_scaling")
 class SmolLM3Config:
     """The fields of SmolLM3's config.json; the defaults are transformers'.
 
-    `no_rope_layers[i]` is 1 where layer i rotates queries and keys, 0 where it has no positions (the name says
-    the opposite). `rope_parameters`, `rope_scaling` and `rope_theta` are three spellings of one thing: give any,
-    read `rope_parameters`. `attn_implementation` belongs to the run and is not stored.
+    `no_rope_layers[i]` is 1 where layer i rotates queries and keys, 0 where it has no positions (the name
+    says the opposite). `rope_parameters`, `rope_scaling` and `rope_theta` are three spellings of one thing:
+    give any, read `rope_parameters`. `attn_implementation` belongs to the run and is not stored.
     """
 
     vocab_size: int = 128256
@@ -127,7 +127,9 @@ class SmolLM3Config:
         check_config(self)
 
     def _settle_dtype(self) -> None:
-        names = {str(name).removeprefix("torch.") for name in (self.dtype, self.torch_dtype) if name is not None}
+        names = {
+            str(name).removeprefix("torch.") for name in (self.dtype, self.torch_dtype) if name is not None
+        }
         if len(names) > 1:
             raise ConfigError(f"dtype={self.dtype!r} and torch_dtype={self.torch_dtype!r} disagree: keep one")
         self.dtype = self.torch_dtype = names.pop() if names else None
@@ -135,7 +137,7 @@ class SmolLM3Config:
     def _settle_ids(self) -> None:
         # A default id only applies where the vocabulary has it; an id that was asked for is checked instead.
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-            default = type(self).__dataclass_fields__[name].default
+            default: int = getattr(type(self), name)
             if getattr(self, name) == default and self.vocab_size <= default:
                 setattr(self, name, None)
 
@@ -155,19 +157,23 @@ class SmolLM3Config:
         if len(self.no_rope_layers) < self.num_hidden_layers:
             raise ConfigError(
                 f"no_rope_layers has {len(self.no_rope_layers)} entries for num_hidden_layers="
-                f"{self.num_hidden_layers}: give one per layer, or null to derive it from no_rope_layer_interval"
+                f"{self.num_hidden_layers}: give one per layer, or null to derive it from "
+                "no_rope_layer_interval"
             )
         if self.layer_types is None:
             slides = self.use_sliding_window and self.sliding_window is not None
             self.layer_types = [
-                "sliding_attention" if slides and not self.no_rope_layers[i] else "full_attention" for i in indices
+                "sliding_attention" if slides and not self.no_rope_layers[i] else "full_attention"
+                for i in indices
             ]
 
     def _settle_labels(self) -> None:
         if self.id2label is not None:
             self.id2label = {int(idx): label for idx, label in self.id2label.items()}
             if self.num_labels not in (None, len(self.id2label)):
-                raise ConfigError(f"num_labels={self.num_labels}, but id2label names {len(self.id2label)} labels")
+                raise ConfigError(
+                    f"num_labels={self.num_labels}, but id2label names {len(self.id2label)} labels"
+                )
         self.num_labels = self.num_labels or (2 if self.id2label is None else len(self.id2label))
         if self.id2label is None:
             self.id2label = {idx: f"LABEL_{idx}" for idx in range(self.num_labels)}
@@ -199,7 +205,9 @@ class SmolLM3Config:
             fields = _without_rope_dicts(fields)
         if overrides.get("rope_theta") is not None:
             for name in _ROPE_DICTS:
-                fields[name] = {k: v for k, v in (fields.get(name) or {}).items() if k != "rope_theta"} or None
+                fields[name] = {
+                    k: v for k, v in (fields.get(name) or {}).items() if k != "rope_theta"
+                } or None
         fields.update(overrides)
         acting = {key: value for key, value in fields.items() if key in known or key in overrides}
         extra = {k: v for k, v in fields.items() if k not in acting and k not in _DROPPED and k[:1] != "_"}
@@ -208,7 +216,7 @@ class SmolLM3Config:
 
     @classmethod
     def from_json_file(cls, path: str | PathLike[str], **overrides: Any) -> Self:
-        """Read a config.json. Raises ConfigError when it is not there, no JSON object, or contradicts itself."""
+        """Read a config.json. Raises ConfigError when it is missing, no JSON object or contradictory."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
         except FileNotFoundError:
@@ -223,7 +231,7 @@ class SmolLM3Config:
             raise ConfigError(f"{path}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what config.json stores: both spellings of the RoPE settings, so that older readers agree."""
+        """Return what config.json stores; RoPE settings in both spellings, so that older readers agree."""
         data = dict(self.extra)
         skipped = {"extra", "attn_implementation", "num_labels", "torch_dtype"}
         for item in dataclasses.fields(self):
@@ -265,7 +273,9 @@ def _read_model_type(data: Mapping[str, Any]) -> dict[str, Any]:
     if model_type == "smollm3":
         return dict(data)
     if model_type != "llama":
-        raise ConfigError(f"model_type {model_type!r} cannot be run as SmolLM3: use a smollm3 or llama checkpoint")
+        raise ConfigError(
+            f"model_type {model_type!r} cannot be run as SmolLM3: use a smollm3 or llama checkpoint"
+        )
     rope = [data.get(name) for name in _ROPE_DICTS]
     has_theta = any(isinstance(part, Mapping) and part.get("rope_theta") is not None for part in rope)
     defaults = {k: v for k, v in _LLAMA_DEFAULTS.items() if k != "rope_theta" or not has_theta}

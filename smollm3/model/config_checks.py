@@ -1,6 +1,7 @@
 """The checks of a SmolLM3Config: types of its fields, and fields that contradict each other.
 
-In: a config under construction. Out: nothing, or a ConfigError of one line that names the field and the way out.
+In: a config under construction. Out: nothing, or a ConfigError of one line that names the field and the way
+out.
 """
 
 import dataclasses
@@ -42,14 +43,20 @@ def check_types(config: "SmolLM3Config") -> None:
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if not _fits(value, hints[item.name]):
-            expected = str(item.type).replace("typing.", "") if isinstance(item.type, str) else _spell(item.type)
+            expected = (
+                str(item.type).replace("typing.", "") if isinstance(item.type, str) else _spell(item.type)
+            )
             raise ConfigError(f"config field {item.name} must be {expected}, not {value!r}"[:300])
         if item.name in _POSITIVE and value is not None and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"config field {item.name} must be positive, not {value!r}")
 
 
 def _spell(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+    return (
+        hint.__name__
+        if isinstance(hint, type) and not typing.get_args(hint)
+        else str(hint).replace("typing.", "")
+    )
 
 
 def _fits(value: object, hint: Any) -> bool:
@@ -81,7 +88,9 @@ def check_config(config: "SmolLM3Config") -> None:
         if value is not None and not 0.0 <= value < 1.0:
             raise ConfigError(f"config field {name} must be at least 0 and below 1, not {value!r}")
     if not 0.0 <= config.initializer_range <= 1.0:
-        raise ConfigError(f"config field initializer_range must lie in [0, 1], not {config.initializer_range!r}")
+        raise ConfigError(
+            f"config field initializer_range must lie in [0, 1], not {config.initializer_range!r}"
+        )
 
 
 def _check_heads(config: "SmolLM3Config") -> None:
@@ -103,16 +112,22 @@ def _check_layers(config: "SmolLM3Config") -> None:
         raise ConfigError("no_rope_layers may hold only 1 (RoPE) and 0 (no positions)")
     if len(config.layer_types) != config.num_hidden_layers:
         raise ConfigError(
-            f"layer_types has {len(config.layer_types)} entries for num_hidden_layers={config.num_hidden_layers}: "
-            "give one per layer, or null"
+            f"layer_types has {len(config.layer_types)} entries for "
+            f"num_hidden_layers={config.num_hidden_layers}: give one per layer, or null"
         )
     for layer_type in config.layer_types:
         if layer_type not in LAYER_TYPES:
-            raise ConfigError(f"layer type {layer_type!r} is not supported: use one of {', '.join(LAYER_TYPES)}")
+            raise ConfigError(
+                f"layer type {layer_type!r} is not supported: use one of {', '.join(LAYER_TYPES)}"
+            )
     if config.use_sliding_window and config.sliding_window is None:
-        raise ConfigError("use_sliding_window is true but sliding_window is null: give a width or switch it off")
+        raise ConfigError(
+            "use_sliding_window is true but sliding_window is null: give a width or switch it off"
+        )
     if "sliding_attention" in config.layer_types and not config.use_sliding_window:
-        raise ConfigError("layer_types asks for sliding_attention but use_sliding_window is false: change one")
+        raise ConfigError(
+            "layer_types asks for sliding_attention but use_sliding_window is false: change one"
+        )
 
 
 def _check_choices(config: "SmolLM3Config") -> None:
@@ -127,7 +142,9 @@ def _check_choices(config: "SmolLM3Config") -> None:
         if value is not None and value not in choices:
             raise ConfigError(f"config field {name} is {value!r}: use one of {', '.join(choices)}")
     if config.problem_type == "single_label_classification" and config.num_labels == 1:
-        raise ConfigError("single_label_classification needs num_labels > 1: use 2 labels, or problem_type regression")
+        raise ConfigError(
+            "single_label_classification needs num_labels > 1: use 2 labels, or problem_type regression"
+        )
 
 
 def _check_ids(config: "SmolLM3Config") -> None:
@@ -138,5 +155,6 @@ def _check_ids(config: "SmolLM3Config") -> None:
         for value in values:
             if value is not None and not 0 <= value < config.vocab_size:
                 raise ConfigError(
-                    f"{name} {value} lies outside the vocabulary of {config.vocab_size}: correct it or use null"
+                    f"{name} {value} lies outside the vocabulary of {config.vocab_size}: correct it or use "
+                    "null"
                 )

@@ -1,7 +1,7 @@
 """The heads beside the language head: classify a sequence, classify tokens, find an answer.
 
-In: what SmolLM3Model takes, and labels. Out: logits and a loss. Parameter names are the checkpoint's; the question
-answering head keeps its model under `transformer`, as checkpoints do.
+In: what SmolLM3Model takes, and labels. Out: logits and a loss. Parameter names are the checkpoint's; the
+question answering head keeps its model under `transformer`, as checkpoints do.
 Shapes: B batch, T tokens, C labels.
 """
 
@@ -33,9 +33,9 @@ DEFAULT_CLASSIFIER_DROPOUT = 0.1
 class SmolLM3ForSequenceClassification(SmolLM3PreTrainedModel):
     """One row of logits per sequence, read at its last token.
 
-    `config.classifier_pooling` says where that is: "attention_mask" (default) takes the last token the mask calls
-    real and, without a mask, the last that is not `pad_token_id`; "pad_token" never looks at the mask, as
-    transformers does.
+    `config.classifier_pooling` says where that is: "attention_mask" (default) takes the last token the mask
+    calls real and, without a mask, the last that is not `pad_token_id`; "pad_token" never looks at the mask,
+    as transformers does.
     """
 
     def __init__(self, config: SmolLM3Config) -> None:
@@ -98,8 +98,8 @@ class SmolLM3ForSequenceClassification(SmolLM3PreTrainedModel):
             real = attention_mask[:, -T:].to(x.device) != 0
         elif pad is None and B > 1:
             raise ParameterError(
-                f"{B} rows and no pad_token_id: pass an attention_mask, or set config.pad_token_id, to tell where "
-                "each row ends"
+                f"{B} rows and no pad_token_id: pass an attention_mask, or set config.pad_token_id, to tell "
+                "where each row ends"
             )
         elif input_ids is not None and pad is not None:
             real = input_ids.to(x.device) != pad
@@ -191,5 +191,7 @@ class SmolLM3ForQuestionAnswering(SmolLM3PreTrainedModel):
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = question_answering_loss(start_logits, end_logits, start_positions, end_positions)
-        out = QuestionAnsweringModelOutput(loss, start_logits, end_logits, base.hidden_states, base.attentions)
+        out = QuestionAnsweringModelOutput(
+            loss, start_logits, end_logits, base.hidden_states, base.attentions
+        )
         return out if self.wants_dict(return_dict) else out.to_tuple()

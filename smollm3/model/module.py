@@ -4,15 +4,74 @@ In: a config. Out: a module that can be built on the meta device and filled late
 writing checkpoints is in `pretrained.py`.
 """
 
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smollm3.model.config import SmolLM3Config
 from smollm3.model.config_checks import check_config
 from smollm3.model.pretrained import PreTrained
 from smollm3.ops.attention import check_implementation
+from smollm3.ops.norm import rms_norm
+from smollm3.ops.rotary import cos_sin, inv_freq
+
+
+class SmolLM3RotaryEmbedding(nn.Module):
+    """The frequencies of the RoPE layers, in float32 whatever the model's dtype."""
+
+    inv_freq: Tensor
+
+    def __init__(self, config: SmolLM3Config) -> None:
+        super().__init__()
+        self.config = config
+        self.scaling = 1.0
+        self.register_buffer("inv_freq", torch.empty(0), persistent=False)
+        self.reset_(torch.get_default_device())
+
+    def reset_(self, device: torch.device | str) -> None:
+        """Compute the buffer again on `device`."""
+        self.inv_freq, self.scaling = self._frequencies(None, device)
+
+    def _frequencies(self, seq_len: Tensor | None, device: torch.device | str) -> tuple[Tensor, float]:
+        config = self.config
+        assert config.rope_parameters is not None
+        assert config.head_dim is not None
+        return inv_freq(
+            config.rope_parameters,
+            config.head_dim,
+            seq_len,
+            max_position_embeddings=config.max_position_embeddings,
+            device=device,
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SmolLM3RotaryEmbedding":
+        # `model.to(bfloat16)` would round them and `to_empty` leave them unset: compute them again instead.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.reset_(self.inv_freq.device)
+        return self
+
+    @torch.no_grad()
+    def forward(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        frequencies, scaling = self.inv_freq, self.scaling
+        assert self.config.rope_parameters is not None
+        if self.config.rope_parameters["rope_type"] == "dynamic":
+            frequencies, scaling = self._frequencies(position_ids.max() + 1, position_ids.device)
+        return cos_sin(position_ids, frequencies, scaling, dtype)
+
+
+class SmolLM3RMSNorm(nn.Module):
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}"
 
 
 class SmolLM3PreTrainedModel(PreTrained, nn.Module):
@@ -29,22 +88,29 @@ class SmolLM3PreTrainedModel(PreTrained, nn.Module):
         self.gradient_checkpointing = False
 
     def post_init_(self) -> None:
-        """Give a freshly built module its initial weights and ties; on the meta device there is nothing to fill."""
+        """Give a freshly built module its initial weights and ties; on the meta device nothing is drawn."""
         if next(self.parameters()).device.type != "meta":
-            self.init_weights_()
+            bases = [child for child in self.children() if isinstance(child, SmolLM3PreTrainedModel)]
+            done = {module for base in bases for module in base.modules()}
+            self._draw_(module for module in self.modules() if module not in done)
+        self.tie_weights()
+
+    def init_weights_(self) -> None:
+        """Draw matrices from a normal distribution of `initializer_range`; norms 1, biases and pad row 0."""
+        self._draw_(self.modules())
         self.tie_weights()
 
     @torch.no_grad()
-    def init_weights_(self) -> None:
-        """Draw matrices from a normal distribution of `initializer_range`; norms 1, biases and the pad row 0."""
-        std = self.config.initializer_range
-        for module in self.modules():
+    def _draw_(self, modules: Iterable[nn.Module]) -> None:
+        for module in modules:
             if isinstance(module, nn.Linear | nn.Embedding):
-                module.weight.normal_(0.0, std)
+                module.weight.normal_(0.0, self.config.initializer_range)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
+            if isinstance(module, SmolLM3RMSNorm):
+                module.weight.fill_(1.0)
 
     def tie_weights(self) -> None:
         """Make the language head share the embedding's weight where the config ties them."""
@@ -56,7 +122,7 @@ class SmolLM3PreTrainedModel(PreTrained, nn.Module):
     def reset_buffers_(self, device: torch.device | str) -> None:
         """Compute the buffers that no checkpoint stores on `device`, after building on the meta device."""
         for module in self.modules():
-            if hasattr(module, "reset_"):
+            if isinstance(module, SmolLM3RotaryEmbedding):
                 module.reset_(device)
 
     @property

@@ -1,7 +1,7 @@
 """What a forward pass returns.
 
-Each output reads as attributes, as `output["logits"]`, and as a tuple of the fields that are not None (by index,
-slice or unpacking), like transformers' outputs. Knows no model.
+Each output reads as attributes, as `output["logits"]`, and as a tuple of the fields that are not None (by
+index, slice or unpacking), like transformers' outputs. Knows no model.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class ModelOutput:
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the fields that are not None, in order."""
-        return tuple(getattr(self, name) for name in self.keys())  # noqa: SIM118
+        return tuple(getattr(self, name) for name in self.keys())
 
     def values(self) -> tuple[Any, ...]:
         """Return what `to_tuple` returns."""
@@ -50,7 +50,7 @@ class ModelOutput:
         return getattr(self, key)
 
     def __contains__(self, key: object) -> bool:
-        return key in self.keys()  # noqa: SIM118
+        return key in self.keys()
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.to_tuple())
@@ -64,7 +64,7 @@ Layers = tuple[Tensor, ...]
 
 @dataclass(eq=False)
 class BaseModelOutputWithPast(ModelOutput):
-    """`last_hidden_state` [B, T, N] after the final norm; `hidden_states` are the embeddings and each layer's output."""
+    """`last_hidden_state` [B, T, N] after the final norm; `hidden_states` start with the embeddings."""
 
     last_hidden_state: Tensor
     past_key_values: Cache | None = None

@@ -54,8 +54,8 @@ def one_spelling(
     if merged.get("rope_theta") is None:
         if default_theta is None:
             raise ConfigError(
-                "the config has lost rope_theta: add it (SmolLM3-3B has 5000000; 2000000 is what transformers "
-                "would silently assume)"
+                "the config has lost rope_theta: add it (SmolLM3-3B has 5000000; 2000000 is what "
+                "transformers would silently assume)"
             )
         merged["rope_theta"] = default_theta
     if merged["rope_type"] in ("yarn", "llama3"):
@@ -81,7 +81,9 @@ def _merge_into(merged: dict[str, Any], given: Mapping[str, Any], name: str) -> 
         if value is None:
             continue
         if merged.setdefault(key, value) != value:
-            raise ConfigError(f"{name} says {key}={value!r}, but the config also says {merged[key]!r}: keep one")
+            raise ConfigError(
+                f"{name} says {key}={value!r}, but the config also says {merged[key]!r}: keep one"
+            )
 
 
 def check_rope(parameters: Mapping[str, Any]) -> None:

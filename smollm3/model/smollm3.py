@@ -1,7 +1,8 @@
-"""SmolLM3: a decoder of pre-norm layers with grouped-query attention, where every fourth layer has no positions.
+"""SmolLM3: a decoder of pre-norm layers with grouped-query attention, where every fourth layer has no
+positions.
 
-In: token ids or embeddings, a mask, positions, a cache. Out: hidden states, logits, a loss. Parameter names are
-the checkpoint's. Knows no file, no tokenizer and no sampling.
+In: token ids or embeddings, a mask, positions, a cache. Out: hidden states, logits, a loss. Parameter names
+are the checkpoint's. Knows no file, no tokenizer and no sampling.
 Shapes: B batch, T new tokens, S cached and new tokens, N hidden size, H query heads, K kv heads, D head dim.
 """
 
@@ -17,13 +18,12 @@ from smollm3.errors import ParameterError
 from smollm3.model.cache import Cache, DynamicCache
 from smollm3.model.config import SmolLM3Config
 from smollm3.model.generation import GenerationMixin
-from smollm3.model.module import SmolLM3PreTrainedModel
+from smollm3.model.module import SmolLM3PreTrainedModel, SmolLM3RMSNorm, SmolLM3RotaryEmbedding
 from smollm3.model.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from smollm3.ops.attention import attention
 from smollm3.ops.loss import causal_lm_loss
 from smollm3.ops.mask import Layout, Visibility, given_visibility, layout, positions_from_mask, visibility
-from smollm3.ops.norm import rms_norm
-from smollm3.ops.rotary import cos_sin, inv_freq, rotate
+from smollm3.ops.rotary import rotate
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
@@ -44,62 +44,6 @@ class Step:
     cache: Cache | None
     implementation: str
     want_weights: bool
-
-
-class SmolLM3RotaryEmbedding(nn.Module):
-    """The frequencies of the RoPE layers, in float32 whatever the model's dtype."""
-
-    inv_freq: Tensor
-
-    def __init__(self, config: SmolLM3Config) -> None:
-        super().__init__()
-        self.config = config
-        self.scaling = 1.0
-        self.register_buffer("inv_freq", torch.empty(0), persistent=False)
-        self.reset_(torch.get_default_device())
-
-    def reset_(self, device: torch.device | str) -> None:
-        """Compute the buffer again on `device`."""
-        self.inv_freq, self.scaling = self._frequencies(None, device)
-
-    def _frequencies(self, seq_len: Tensor | None, device: torch.device | str) -> tuple[Tensor, float]:
-        config = self.config
-        assert config.rope_parameters is not None
-        assert config.head_dim is not None
-        return inv_freq(
-            config.rope_parameters,
-            config.head_dim,
-            seq_len,
-            max_position_embeddings=config.max_position_embeddings,
-            device=device,
-        )
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SmolLM3RotaryEmbedding":
-        # `model.to(bfloat16)` would round the angles and `to_empty` would leave them unset: compute them instead.
-        super()._apply(fn, recurse)
-        self.reset_(self.inv_freq.device)
-        return self
-
-    @torch.no_grad()
-    def forward(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        frequencies, scaling = self.inv_freq, self.scaling
-        assert self.config.rope_parameters is not None
-        if self.config.rope_parameters["rope_type"] == "dynamic":
-            frequencies, scaling = self._frequencies(position_ids.max() + 1, position_ids.device)
-        return cos_sin(position_ids, frequencies, scaling, dtype)
-
-
-class SmolLM3RMSNorm(nn.Module):
-    def __init__(self, hidden_size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
-
-    def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, eps={self.eps}"
 
 
 class SmolLM3Attention(nn.Module):
@@ -175,7 +119,9 @@ class SmolLM3Model(SmolLM3PreTrainedModel):
     def __init__(self, config: SmolLM3Config) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.layers = nn.ModuleList(SmolLM3DecoderLayer(config, idx) for idx in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            SmolLM3DecoderLayer(config, idx) for idx in range(config.num_hidden_layers)
+        )
         self.norm = SmolLM3RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = SmolLM3RotaryEmbedding(config)
         self.post_init_()
@@ -233,7 +179,9 @@ class SmolLM3Model(SmolLM3PreTrainedModel):
     def _choose_cache(self, given: Cache | None, use_cache: bool | None) -> Cache | None:
         recomputes = self.gradient_checkpointing and self.training
         if recomputes and (given is not None or use_cache):
-            raise ParameterError("gradient checkpointing runs layers twice and cannot fill a cache: drop one of the two")
+            raise ParameterError(
+                "gradient checkpointing runs layers twice and cannot fill a cache: drop one of the two"
+            )
         if given is not None:
             return given
         wanted = self.config.use_cache and not self.training if use_cache is None else use_cache
@@ -250,7 +198,7 @@ class SmolLM3Model(SmolLM3PreTrainedModel):
         """Compute once what all layers share."""
         B, T, _ = x.shape
         past = cache.get_seq_length() if cache is not None else 0
-        windows = {layer.self_attn.window for layer in self.layers}  # type: ignore[union-attr]
+        windows = {self.config.window(idx) for idx in range(len(self.layers))}
         ready = attention_mask is not None and attention_mask.dim() == 4
         if ready:
             assert attention_mask is not None
@@ -282,8 +230,8 @@ class SmolLM3Model(SmolLM3PreTrainedModel):
         if self.gradient_checkpointing and self.training:
             out: tuple[Tensor, Tensor | None] = checkpoint(layer, x, step, use_reentrant=False)
             return out
-        out = layer(x, step)
-        return out
+        plain: tuple[Tensor, Tensor | None] = layer(x, step)
+        return plain
 
 
 class SmolLM3ForCausalLM(GenerationMixin, SmolLM3PreTrainedModel):
@@ -332,11 +280,17 @@ class SmolLM3ForCausalLM(GenerationMixin, SmolLM3PreTrainedModel):
             output_attentions=output_attentions,
             return_dict=True,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
+        kept = (
+            slice(-logits_to_keep, None)
+            if isinstance(logits_to_keep, int) and logits_to_keep
+            else logits_to_keep
+        )
         x = base.last_hidden_state
         logits = self.lm_head(x if isinstance(kept, int) else x[:, kept])
         loss = None
         if labels is not None or shift_labels is not None:
-            loss = causal_lm_loss(logits, labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch)
+            loss = causal_lm_loss(
+                logits, labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch
+            )
         out = CausalLMOutputWithPast(loss, logits, base.past_key_values, base.hidden_states, base.attentions)
         return out if self.wants_dict(return_dict) else out.to_tuple()

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smollm3.errors import DeviceError, ParameterError
-from smollm3.ops.flash import flash
-from smollm3.ops.flex import flex
+from smollm3.ops.flash import flash, require_flash
+from smollm3.ops.flex import flex, require_flex
 from smollm3.ops.mask import Visibility
 
 IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2", "flex_attention")
@@ -45,7 +45,8 @@ def attention(
 
     Raises:
         ParameterError: an unknown implementation.
-        DeviceError, MissingDependencyError: the implementation cannot run on this device, or is not installed.
+        DeviceError, MissingDependencyError: the implementation cannot run on this device, or is not
+            installed.
     """
     if mask.allowed is None and k.shape[2] > q.shape[2] > 1:
         # An empty fixed-size cache: order alone decides, so the keys after the last query are not needed.
@@ -59,8 +60,10 @@ def attention(
     if implementation == "flex_attention":
         if dropout > 0:
             raise DeviceError("flex_attention has no dropout: set attention_dropout to 0 or pass 'sdpa'")
-        return Attended(flex(q, k, v, mask.allowed, scale=scale))
-    raise ParameterError(f"attn_implementation {implementation!r} is unknown: use one of {', '.join(IMPLEMENTATIONS)}")
+        return Attended(flex(q, k, v, mask, scale=scale))
+    raise ParameterError(
+        f"attn_implementation {implementation!r} is unknown: use one of {', '.join(IMPLEMENTATIONS)}"
+    )
 
 
 def _eager(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float) -> Attended:
@@ -82,13 +85,17 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float,
     B, H, T, D = q.shape
     K = k.shape[1]
     if T == 1:
-        # A single query has no order among its group: the G heads of a kv head become G queries, nothing is copied.
+        # A single query has no order among its group: the G heads of a kv head become G queries, nothing is
+        # copied.
         grouped = q.reshape(B, K, H // K, D)
-        mixed = F.scaled_dot_product_attention(grouped, k, v, attn_mask=allowed, dropout_p=dropout, scale=scale)
+        mixed = F.scaled_dot_product_attention(
+            grouped, k, v, attn_mask=allowed, dropout_p=dropout, scale=scale
+        )
         return mixed.reshape(B, 1, H, D)
     group = H != K
     if group and allowed is not None and q.is_cuda:
-        # CUDA's fused kernels take a mask or grouped heads, not both: without copies this would be the math kernel.
+        # CUDA's fused kernels take a mask or grouped heads, not both: without copies this would be the math
+        # kernel.
         k, v = (x.repeat_interleave(H // K, dim=1) for x in (k, v))
         group = False
     mixed = F.scaled_dot_product_attention(
@@ -105,10 +112,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float,
 
 
 def check_implementation(implementation: str, device: torch.device | str) -> None:
-    """Raise the one-line error that a model with this implementation would meet on this device, before loading it."""
-    from smollm3.ops.flash import require_flash
-    from smollm3.ops.flex import require_flex
-
+    """Raise, before a model is loaded, the one-line error that it would meet on this device."""
     if implementation not in IMPLEMENTATIONS:
         raise ParameterError(
             f"attn_implementation {implementation!r} is unknown: use one of {', '.join(IMPLEMENTATIONS)}"

@@ -1,7 +1,7 @@
 """Attention through PyTorch's flex_attention.
 
-In: queries, keys, values and a bool mask. Out: the mixed values. On CUDA the kernel is compiled for the mask; on
-the CPU PyTorch has a forward only.
+In: queries, keys, values and a `Visibility`. Out: the mixed values. On CUDA the kernel is compiled for the
+mask; on the CPU PyTorch has a forward only.
 """
 
 import functools
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from smollm3.errors import DeviceError
+from smollm3.ops.mask import Visibility
 
 _DEVICES = ("cuda", "cpu", "xpu")
 
@@ -23,15 +24,20 @@ def require_flex(device: torch.device) -> None:
         raise DeviceError(f"flex_attention does not run on {device.type}: pass attn_implementation='sdpa'")
 
 
-def flex(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, *, scale: float) -> Tensor:
-    """Mix the values: q [B, H, T, D], k and v [B, K, S, D], allowed bool [B or 1, 1, T, S] or None -> [B, T, H, D]."""
+def flex(q: Tensor, k: Tensor, v: Tensor, mask: Visibility, *, scale: float) -> Tensor:
+    """Mix the values: q [B, H, T, D], k and v [B, K, S, D] -> [B, T, H, D].
+
+    Raises DeviceError where PyTorch cannot run it, or cannot run it backwards.
+    """
     require_flex(q.device)
     if q.device.type == "cpu" and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
         raise DeviceError(
             "flex_attention has no backward on the CPU: train with attn_implementation='sdpa', or run under "
             "torch.no_grad()"
         )
-    block_mask = _block_mask(allowed, q.shape[2], k.shape[2], q.device)
+    block_mask = mask.derive(
+        "block_mask", lambda seen: _block_mask(seen.allowed, q.shape[2], k.shape[2], q.device)
+    )
     run = _compiled() if q.is_cuda else _plain()
     with warnings.catch_warnings():
         # Uncompiled on purpose where there is no fused kernel: a hint about speed, not about the result.
@@ -50,7 +56,7 @@ def _block_mask(allowed: Tensor | None, T: int, S: int, device: torch.device) ->
     rows = None if allowed.shape[0] == 1 else allowed.shape[0]
 
     def may_see(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return allowed[0 if rows is None else b, 0, i, j]
+        return allowed[b, 0, i, j]
 
     return create_block_mask(may_see, rows, None, T, S, device=str(device))
 

@@ -16,7 +16,7 @@ IGNORE_INDEX = -100
 def cross_entropy(
     logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:
-    """Mean over the labels that count, or their sum divided by `num_items` (labels of the whole accumulated batch)."""
+    """Mean over the labels that count, or their sum divided by `num_items` (those of all batches)."""
     labels = labels.to(logits.device)
     if num_items is None:
         return F.cross_entropy(logits, labels, ignore_index=ignore_index)
@@ -44,8 +44,8 @@ def causal_lm_loss(
         shift_labels = F.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
     if shift_labels.shape != logits.shape[:-1]:
         raise ParameterError(
-            f"labels of shape {list(shift_labels.shape)} do not fit logits of {list(logits.shape[:-1])} positions: "
-            "with labels leave logits_to_keep at 0"
+            f"labels of shape {list(shift_labels.shape)} do not fit logits of {list(logits.shape[:-1])} "
+            "positions: with labels leave logits_to_keep at 0"
         )
     return cross_entropy(logits.float().flatten(0, -2), shift_labels.flatten(), num_items_in_batch)
 
@@ -54,14 +54,22 @@ def infer_problem_type(num_labels: int, labels: Tensor) -> str:
     """Tell regression, one class of many and several classes apart by the number of labels and their type."""
     if num_labels == 1:
         return "regression"
-    return "single_label_classification" if labels.dtype in (torch.int64, torch.int32) else "multi_label_classification"
+    return (
+        "single_label_classification"
+        if labels.dtype in (torch.int64, torch.int32)
+        else "multi_label_classification"
+    )
 
 
 def sequence_classification_loss(logits: Tensor, labels: Tensor, problem_type: str) -> Tensor:
-    """Loss of logits [B, C]: squared error, cross entropy of labels [B], or one yes/no per class of labels [B, C]."""
+    """Squared error, cross entropy of labels [B], or yes/no per class of labels [B, C]; logits [B, C]."""
     labels = labels.to(logits.device)
     if problem_type == "regression":
-        return F.mse_loss(logits.squeeze(-1), labels.squeeze(-1)) if logits.shape[-1] == 1 else F.mse_loss(logits, labels)
+        return (
+            F.mse_loss(logits.squeeze(-1), labels.squeeze(-1))
+            if logits.shape[-1] == 1
+            else F.mse_loss(logits, labels)
+        )
     if problem_type == "single_label_classification":
         return cross_entropy(logits, labels.flatten())
     return F.binary_cross_entropy_with_logits(logits, labels)
@@ -73,7 +81,7 @@ def token_classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def question_answering_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Mean loss of the two ends of the answer: logits [B, T], positions [B] or [B, 1]; one past the end is ignored."""
+    """Mean loss of the two ends of an answer: logits [B, T], positions [B] or [B, 1]; beyond T is ignored."""
     T = start_logits.shape[1]
 
     def one_side(logits: Tensor, positions: Tensor) -> Tensor:

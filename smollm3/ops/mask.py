@@ -1,11 +1,13 @@
 """Which keys a query may see: causal order, padding, packed documents, sliding windows.
 
-In: an attention mask and position ids as a caller has them, and how much is cached. Out: a `Visibility` that every
-attention implementation can read. Knows no layer and no config.
+In: an attention mask and position ids as a caller has them, and how much is cached. Out: a `Visibility` that
+every attention implementation can read. Knows no layer and no config.
 Shapes: B batch, T new tokens (queries), S keys, of which the first `past` are cached.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,20 +19,29 @@ from smollm3.errors import ParameterError
 class Visibility:
     """What a layer's queries may see.
 
-    `allowed` is bool [B or 1, 1, T, S]. None says that order alone decides: query i sees keys 0..i, and a single
-    query (T = 1) sees every key. `key_doc` [B, S] numbers the document of each key, -1 where it is padding (None:
-    one document, no padding); `window` is how far a query looks back. Flash attention reads these two instead.
+    `allowed` is bool [B or 1, 1, T, S]. None says that order alone decides: query i sees keys 0..i, and a
+    single query (T = 1) sees every key. The rest is for kernels that read no such mask: `key_doc` [B, past +
+    T] numbers each token's document, -1 for padding (None: one document, no padding); `window` is how far a
+    query looks back; `ready_made` is the mask that a caller gave instead of these, before the window.
     """
 
     allowed: Tensor | None = None
     key_doc: Tensor | None = None
     window: int | None = None
     past: int = 0
+    ready_made: Tensor | None = None
+    derived: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def derive(self, name: str, build: Callable[["Visibility"], Any]) -> Any:
+        """Return what an implementation computes from this, once for all layers of a forward pass."""
+        if name not in self.derived:
+            self.derived[name] = build(self)
+        return self.derived[name]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A batch as the masks see it: [B, S] `real` (False: padding) and `doc`, or None where there is nothing to say."""
+    """A batch as the masks see it; `real` (False: padding), `doc`: [B, past + T], None where uniform."""
 
     batch_size: int
     num_queries: int
@@ -71,7 +82,8 @@ def layout(
 
     Args:
         attention_mask: [B, past + T] or [B, S], nonzero where a token is real; None: all are.
-        position_ids: [B, T] as the caller gave them, or None. Where they do not rise from one real token to the
+        position_ids: [B, T] as the caller gave them, or None. Where they do not rise from one real token to
+            the
             next, a new document starts, which sees nothing of the one before.
     """
     total = past + num_queries
@@ -79,8 +91,8 @@ def layout(
     if attention_mask is not None:
         if attention_mask.shape[0] != batch_size or attention_mask.shape[1] not in (total, num_keys):
             raise ParameterError(
-                f"attention_mask has shape {list(attention_mask.shape)}; {batch_size} rows of {past} cached and "
-                f"{num_queries} new tokens need [{batch_size}, {total}]"
+                f"attention_mask has shape {list(attention_mask.shape)}; {batch_size} rows of {past} cached "
+                f"and {num_queries} new tokens need [{batch_size}, {total}]"
             )
         real = attention_mask[:, :total].to(device).bool()
         if not torch.compiler.is_compiling() and bool(real.all()):
@@ -152,6 +164,7 @@ def given_visibility(allowed: Tensor, window: int | None = None) -> Visibility:
             f"a ready-made attention_mask must be bool [B, 1, T, S] (True: may attend), not {allowed.dtype} "
             f"{list(allowed.shape)}"
         )
-    if window is not None and window < allowed.shape[-1]:
-        allowed = allowed & (allowed.flip(-1).cumsum(-1).flip(-1) <= window)
-    return Visibility(allowed, window=window)
+    if window is None or window >= allowed.shape[-1]:
+        return Visibility(allowed, ready_made=allowed)
+    recent = allowed.flip(-1).cumsum(-1).flip(-1) <= window
+    return Visibility(allowed & recent, window=window, ready_made=allowed)

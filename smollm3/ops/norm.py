@@ -10,8 +10,8 @@ from torch import Tensor
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Divide x by its root mean square over the last axis, then scale by `weight`.
 
-    The mean is taken in float32 and the result cast back *before* the weight: the order in which the model was
-    trained, and the one that decides bf16's last bit.
+    The mean is taken in float32 and the result cast back *before* the weight: the order in which the model
+    was trained, and the one that decides bf16's last bit.
     """
     wide = x.to(torch.float32)
     normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)

@@ -37,7 +37,9 @@ def inv_freq(
     theta = rope_parameters["rope_theta"]
     rope_type = rope_parameters["rope_type"]
     if rope_type == "dynamic" and seq_len is not None:
-        stretched = _stretched_theta(theta, rope_parameters["factor"], head_dim, seq_len, max_position_embeddings)
+        stretched = _stretched_theta(
+            theta, rope_parameters["factor"], head_dim, seq_len, max_position_embeddings
+        )
         return 1.0 / stretched ** _exponents(head_dim, device), 1.0
     if rope_type == "yarn":
         return _yarn(rope_parameters, head_dim, device)
@@ -53,7 +55,9 @@ def _exponents(head_dim: int, device: torch.device | str | None) -> Tensor:
     return torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
 
 
-def _stretched_theta(theta: float, factor: float, head_dim: int, seq_len: Tensor, max_positions: int) -> Tensor:
+def _stretched_theta(
+    theta: float, factor: float, head_dim: int, seq_len: Tensor, max_positions: int
+) -> Tensor:
     """NTK-aware base for rows longer than the model was trained on; no device sync."""
     length = seq_len.clamp(min=max_positions)
     growth = factor * length / max_positions - (factor - 1)
@@ -104,7 +108,9 @@ def _llama3(frequencies: Tensor, p: Mapping[str, Any]) -> Tensor:
     return torch.where(between, (1 - blend) * slowed / p["factor"] + blend * slowed, slowed)
 
 
-def cos_sin(position_ids: Tensor, frequencies: Tensor, scaling: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def cos_sin(
+    position_ids: Tensor, frequencies: Tensor, scaling: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Return cos and sin [B, 1, T, D/2] of position_ids [B, T]: angles in float32, then cast to `dtype`."""
     angles = position_ids[:, None, :, None].float() * frequencies
     return (angles.cos() * scaling).to(dtype), (angles.sin() * scaling).to(dtype)
