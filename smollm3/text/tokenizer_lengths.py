@@ -1,0 +1,121 @@
+"""Encodings in, encodings of agreed lengths out: truncation with overflow, and padding.
+
+Works on `tokenizers.Encoding`s before (truncation) and after (padding) special tokens are put around them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tokenizers import Encoding
+
+from smollm3.errors import ParameterError
+
+STRATEGIES = ("longest_first", "only_first", "only_second")
+SIDES = ("left", "right")
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """Cut inputs to `max_length` ids, special tokens included.
+
+    What is cut off goes on in the encoding's `overflowing` windows, each of which repeats `stride` ids.
+    """
+
+    max_length: int
+    strategy: str = "longest_first"
+    stride: int = 0
+    side: str = "right"
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ParameterError(
+                f"truncation {self.strategy!r} is unknown; choose from {', '.join(STRATEGIES)}"
+            )
+        if self.max_length < 0:
+            raise ParameterError(
+                f"max_length is {self.max_length}; give the number of ids to keep, at least 0"
+            )
+        if not self.stride >= 0:
+            raise ParameterError(
+                f"stride is {self.stride}; give the number of ids that windows share, at least 0"
+            )
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Fill rows with `pad_token` up to `length`, or to the longest row if that is None."""
+
+    pad_token: str
+    pad_token_id: int
+    length: int | None = None
+    multiple_of: int | None = None
+    side: str = "right"
+
+    def __post_init__(self) -> None:
+        if self.multiple_of is not None and self.multiple_of < 1:
+            raise ParameterError(f"pad_to_multiple_of is {self.multiple_of}; give a number of at least 1")
+
+
+def truncate(first: Encoding, second: Encoding | None, truncation: Truncation, *, num_added: int) -> None:
+    """Shorten a text, or a pair, in place so that with `num_added` special tokens it fits."""
+    room = truncation.max_length - num_added
+    if room < 0:
+        raise ParameterError(
+            f"max_length {truncation.max_length} leaves no room for the {num_added} special tokens; raise it"
+        )
+    num_first, num_second = len(first.ids), 0 if second is None else len(second.ids)
+    if num_first + num_second <= room:
+        return
+    keep_first, keep_second = _shares(num_first, num_second, room, truncation, is_pair=second is not None)
+    _cut(first, keep_first, truncation)
+    if second is not None:
+        _cut(second, keep_second, truncation)
+
+
+def _shares(
+    num_first: int, num_second: int, room: int, truncation: Truncation, *, is_pair: bool
+) -> tuple[int, int]:
+    """How many ids of each text to keep."""
+    if truncation.strategy == "longest_first":
+        if not is_pair:
+            return room, 0
+        # Cut the longer one down to the other's length, then share what is left equally.
+        shorter = min(num_first, num_second, room // 2)
+        longer = room - shorter
+        return (shorter, longer) if num_first <= num_second else (longer, shorter)
+    if truncation.strategy == "only_second" and not is_pair:
+        raise ParameterError(
+            "truncation 'only_second' needs a second text; pass text_pair or choose 'only_first'"
+        )
+    cut_first = truncation.strategy == "only_first"
+    keep = room - (num_second if cut_first else num_first)
+    if keep <= 0:
+        raise ParameterError(
+            f"max_length {truncation.max_length} is too small for truncation {truncation.strategy!r}: the "
+            f"other text alone has {num_second if cut_first else num_first} ids; raise it or cut that one"
+        )
+    return (keep, num_second) if cut_first else (num_first, keep)
+
+
+def _cut(encoding: Encoding, keep: int, truncation: Truncation) -> None:
+    if keep >= len(encoding.ids):
+        return
+    if truncation.stride >= keep > 0:
+        raise ParameterError(
+            f"stride {truncation.stride} is not smaller than the {keep} ids that max_length leaves a window; "
+            "lower stride or raise max_length"
+        )
+    encoding.truncate(keep, stride=truncation.stride, direction=truncation.side)
+
+
+def pad(encodings: Sequence[Encoding], padding: Padding) -> None:
+    """Lengthen the encodings, and their overflowing windows, in place to one length."""
+    length = padding.length
+    if length is None:
+        length = max((len(encoding.ids) for encoding in encodings), default=0)
+    if padding.multiple_of:
+        length = -(-length // padding.multiple_of) * padding.multiple_of
+    direction: Literal["left", "right"] = "left" if padding.side == "left" else "right"
+    for encoding in encodings:
+        encoding.pad(length, direction=direction, pad_id=padding.pad_token_id, pad_token=padding.pad_token)
