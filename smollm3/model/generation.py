@@ -1,5 +1,234 @@
-"""Generation for the causal model."""
+"""`generate` and `stream` of the causal model: ids and arguments in, ids out, over the engine's one loop.
+
+Resolves checkpoint defaults, generation_config and arguments (the later wins), strips padding, chooses the
+runner, matches stop strings. Decides nothing about sampling and keeps no state between calls.
+Shapes: B prompts, n samples of each, W width of the padded prompts, T = W + the longest answer.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from smollm3.engine.engine import Engine, Request
+from smollm3.engine.runner import Runner
+from smollm3.engine.sample import TokenOutput
+from smollm3.errors import ParameterError
+from smollm3.model.generation_config import UNSUPPORTED, GenerationConfig, refuse
+from smollm3.model.generation_inputs import Prompts, read_prompts
+from smollm3.model.generation_output import Gathered, GenerateOutput
+from smollm3.model.torch_runner import RecomputingRunner, TorchRunner, context_size
+
+if TYPE_CHECKING:
+    from smollm3.model.smollm3 import SmolLM3ForCausalLM
+
+
+class Streamer(Protocol):
+    """Is handed the prompt [1, W], then each new id [1]; `fail(error)`, if it has one, at an error."""
+
+    def put(self, value: Tensor) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked call: nothing of it is left to fail but running out of memory."""
+
+    model: "SmolLM3ForCausalLM"
+    config: GenerationConfig
+    prompts: Prompts
+    engine: Engine
+    tokenizer: Any
+
+    def run(self) -> Iterator[TokenOutput]:
+        """Yield ids as they come; closing the iterator cancels and frees. Dropout is off meanwhile."""
+        stops = self.config.stop_list
+        texts: dict[tuple[int, int], StopText] = {}
+        was_training = self.model.training
+        outputs = self.engine.stream()
+        try:
+            if was_training:
+                self.model.eval()
+            for output in outputs:
+                if stops:
+                    key = (output.request_idx, output.sample_idx)
+                    text = texts.setdefault(key, StopText(self.tokenizer, stops))
+                    if text.ends_with(output.token_id) and output.finish_reason != "stop":
+                        self.engine.abort(*key)
+                        output = replace(output, finish_reason="stop")
+                yield output
+        finally:
+            outputs.close()  # type: ignore[attr-defined]
+            if was_training:
+                self.model.train()
+
+
+class StopText:
+    """One sample's text so far, as far as its stop strings need it."""
+
+    def __init__(self, tokenizer: Any, stops: list[str]) -> None:
+        from smollm3.text.detokenizer import Detokenizer
+        from smollm3.text.stops import StopMatcher
+
+        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
+        self._matcher = StopMatcher(stops)
+
+    def ends_with(self, token_id: int) -> bool:
+        """Take in an id and say whether a stop string is complete."""
+        self._matcher.push(self._detokenizer.push(token_id))
+        return self._matcher.matched is not None
 
 
 class GenerationMixin:
-    """Gives a causal model `generate`."""
+    """Gives a causal model `generate`, `stream` and `generation_config`."""
+
+    _generation_config: GenerationConfig | None = None
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The checkpoint's defaults: its generation_config.json, else the special ids of its config."""
+        if self._generation_config is None:
+            self._generation_config = _ids_of_config(self)
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, config: GenerationConfig) -> None:
+        self._generation_config = config
+
+    def generate(
+        self,
+        inputs: Any = None,
+        generation_config: GenerationConfig | None = None,
+        *,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        streamer: Streamer | None = None,
+        tokenizer: Any = None,
+        **arguments: Any,
+    ) -> Tensor | GenerateOutput:
+        """Go on from prompts until an eos id, a stop string or the last token asked for.
+
+        Args:
+            inputs, input_ids: two names for the prompts' ids: tensor [B, W] or [W], list, or list of lists.
+            attention_mask: [B, W], nonzero where an id is real. Without one, pad ids at either end of a row
+                are padding, unless the pad id is also an eos id.
+            generation_config: wins over the checkpoint's, field by field.
+            streamer: is given the ids as they come; for one prompt and one sample.
+            tokenizer: what turns ids into text for `stop_strings`.
+            **arguments: fields of GenerationConfig, which win over everything; None leaves a field as it is.
+
+        Returns:
+            [B*n, T]: the input ids, then the answers (with what ended them), padded on the right with the pad
+            id; with return_dict_in_generate a GenerateOutput.
+
+        Raises:
+            ContextOverflowError: a prompt and max_new_tokens together are over the context.
+            ParameterError, PromptError: an unknown, unsupported or wrong argument; an empty prompt.
+        """
+        plan = _plan(self, inputs, input_ids, attention_mask, generation_config, tokenizer, arguments)
+        config, prompts = plan.config, plan.prompts
+        gathered = Gathered(prompts.input_ids, config.num_return_sequences or 1, config.padding_id)
+        if streamer is not None and len(gathered.rows) > 1:
+            raise ParameterError(
+                f"a streamer follows one row and this call makes {len(gathered.rows)}: use model.stream"
+            )
+        try:
+            if streamer is not None:
+                streamer.put(prompts.input_ids.cpu())
+            for output in plan.run():
+                gathered.add(output)
+                if streamer is not None:
+                    streamer.put(torch.tensor([output.token_id]))
+            if streamer is not None:
+                streamer.end()
+        except BaseException as error:
+            if streamer is not None and hasattr(streamer, "fail"):
+                streamer.fail(error)
+            raise
+        return gathered.output() if config.return_dict_in_generate else gathered.sequences()
+
+    def stream(
+        self,
+        inputs: Any = None,
+        generation_config: GenerationConfig | None = None,
+        *,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        tokenizer: Any = None,
+        **arguments: Any,
+    ) -> Iterator[TokenOutput]:
+        """Return an iterator over new ids; arguments and errors are as for `generate`.
+
+        The call checks everything; the work is done as the iterator is pulled, closing it cancels. Each output
+        names its prompt (`request_idx`) and its sample; the last of a sample has a `finish_reason`.
+        """
+        return _plan(self, inputs, input_ids, attention_mask, generation_config, tokenizer, arguments).run()
+
+
+def _plan(
+    model: Any,
+    inputs: Any,
+    input_ids: Any,
+    attention_mask: Any,
+    generation_config: GenerationConfig | None,
+    tokenizer: Any,
+    arguments: dict[str, Any],
+) -> Plan:
+    """Check a call and queue its requests; nothing runs yet."""
+    config = _ids_of_config(model).merged(model.generation_config)
+    config = config.merged(generation_config, **arguments)
+    for name, value in config.extra.items():
+        if name in UNSUPPORTED:  # a checkpoint that wants beams must not get greedy answers in silence
+            refuse(name, value)
+    if (inputs is None) == (input_ids is None):
+        raise ParameterError("give the prompt's ids once: as the first argument or as input_ids")
+    if config.stop_list and tokenizer is None:
+        raise ParameterError("stop_strings are matched in text: pass tokenizer= as well")
+    device = model.model.embed_tokens.weight.device
+    prompts = read_prompts(inputs if input_ids is None else input_ids, attention_mask, config, device)
+    max_new_tokens = config.num_new_tokens(prompts.width, context_size(model))
+    seeds = _seeds(config.seed, len(prompts.rows))
+    requests = [
+        Request(
+            row, config.sampling_params(max_new_tokens, prompts.width, seed), config.num_return_sequences or 1
+        )
+        for row, seed in zip(prompts.rows, seeds, strict=True)
+    ]
+    engine = Engine(_runner(model, config, requests))
+    for request in requests:
+        engine.add(request)
+    return Plan(model, config, prompts, engine, tokenizer)
+
+
+def _runner(model: "SmolLM3ForCausalLM", config: GenerationConfig, requests: list[Request]) -> Runner:
+    static = config.cache_implementation == "static"
+    if config.use_cache is False:
+        if static:
+            raise ParameterError("cache_implementation='static' needs a cache: drop it, or use_cache=False")
+        return RecomputingRunner(model)
+    num_slots = sum(request.num_samples for request in requests)
+    if not static:
+        return TorchRunner(model, num_slots=num_slots)
+    room = max(len(request.prompt_ids) + request.params.max_new_tokens for request in requests)
+    on_cuda = model.model.embed_tokens.weight.is_cuda
+    return TorchRunner(model, num_slots=num_slots, room=room, fixed_shapes=on_cuda)
+
+
+def _seeds(seed: Any, num: int) -> list[int | None]:
+    if seed is None or isinstance(seed, int):
+        return [seed] * num
+    if len(seed) != num:
+        raise ParameterError(
+            f"seed has {len(seed)} values for {num} prompts: give one number, or one per prompt"
+        )
+    return list(seed)
+
+
+def _ids_of_config(model: Any) -> GenerationConfig:
+    config = model.config
+    return GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+    )

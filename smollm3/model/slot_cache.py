@@ -1,0 +1,198 @@
+"""Keys and values of many sequences in one tensor per layer: a row per slot, dense from row 0.
+
+In: slots to open, fork and close; for a forward pass, the rows it runs. Out: a cache view for exactly those
+rows, which writes each row's new keys at its own length. Knows no model.
+Shapes: N rows, R rows of one pass, K kv heads, C room in tokens, D head dim, T new tokens, S keys seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+BLOCK = 256  # tokens by which the room rounds up
+
+
+@dataclass
+class Slot:
+    """One sequence's place: its row, how many ids it holds and how many it may come to hold."""
+
+    row: int
+    capacity: int
+    length: int = 0
+
+
+@dataclass
+class SlotCache:
+    """Grows in rows and in tokens; with hints of both it has all its room from the first pass on."""
+
+    num_rows: int = 0
+    room: int = 0
+    slots: dict[int, Slot] = field(default_factory=dict)
+    keys: list[Tensor] = field(default_factory=list)  # per layer [N, K, C, D]
+    values: list[Tensor] = field(default_factory=list)
+    _used: dict[int, int] = field(default_factory=dict)  # row -> tokens that a closed slot has left in it
+    _last_slot: int = -1
+
+    def open(self, capacity: int) -> int:
+        """Return a new empty slot."""
+        self._compact()
+        row = len(self.slots)
+        self._clear(row)
+        return self._add(Slot(row, capacity))
+
+    def fork(self, slot: int) -> int:
+        """Return a new slot with a copy of what `slot` holds."""
+        source = self.slots[slot]
+        copy = self.open(source.capacity)
+        target = self.slots[copy]
+        if self.keys:
+            self._grow(target.row + 1, source.length)
+        self._copy_row(source.row, target.row, source.length)
+        target.length = source.length
+        return copy
+
+    def close(self, slot: int) -> None:
+        """Give the slot back; its row is filled by another when next it matters."""
+        closed = self.slots.pop(slot)
+        self._used[closed.row] = max(closed.length, self._used.get(closed.row, 0))
+
+    def view(
+        self, slots: Sequence[int], num_new: int, lengths: Sequence[int], *, fixed: bool = False
+    ) -> "SlotView":
+        """Return a cache for one pass over rows that are padded on the right to `num_new` new ids.
+
+        Args:
+            slots: in the order of the pass.
+            lengths: how many of the new ids are real, per row.
+            fixed: show all the room there is (T = 1), so that shapes stay the same from step to step.
+        """
+        self._compact()
+        places = [self.slots[slot] for slot in slots]
+        rows, starts = [place.row for place in places], [place.length for place in places]
+        longest = max(starts) + num_new
+        if len(self.slots) > self._rows_held() or longest > self._room_held():
+            self._grow(len(self.slots), longest)
+        for place, start, length in zip(places, starts, lengths, strict=True):
+            place.length = start + length
+        return SlotView(self, rows, starts, num_new, fixed=fixed)
+
+    def _add(self, slot: Slot) -> int:
+        self._last_slot += 1
+        self.slots[self._last_slot] = slot
+        return self._last_slot
+
+    def _compact(self) -> None:
+        """Move the last rows into the holes that closed slots have left."""
+        num = len(self.slots)
+        strays = [slot for slot in self.slots.values() if slot.row >= num]
+        if not strays:
+            return
+        holes = sorted(set(range(num)) - {slot.row for slot in self.slots.values()})
+        for slot, hole in zip(strays, holes, strict=True):
+            self._clear(hole)
+            self._copy_row(slot.row, hole, slot.length)
+            self._used[slot.row] = max(slot.length, self._used.get(slot.row, 0))
+            slot.row = hole
+
+    def _clear(self, row: int) -> None:
+        """Zero what a closed slot has left in a row: what masks hide must still be finite."""
+        left = self._used.pop(row, 0)
+        for tensor in (*self.keys, *self.values):
+            tensor[row : row + 1, :, :left] = 0
+
+    def _copy_row(self, source: int, target: int, length: int) -> None:
+        for part in (self.keys, self.values):
+            for tensor in part:
+                tensor[target, :, :length] = tensor[source, :, :length]
+
+    def _rows_held(self) -> int:
+        return self.keys[0].shape[0] if self.keys else self.num_rows
+
+    def _room_held(self) -> int:
+        return self.keys[0].shape[2] if self.keys else self.room
+
+    def _grow(self, num_rows: int, room: int) -> None:
+        """Make place for so many rows and tokens; room grows by half or more, so tokens are seldom copied."""
+        held = self._room_held()
+        if room > held:
+            wanted = max((slot.capacity for slot in self.slots.values()), default=room)
+            room = -(-max(room, min(held + held // 2, wanted)) // BLOCK) * BLOCK
+        self.num_rows, self.room = max(num_rows, self._rows_held()), max(room, held)
+        for part in (self.keys, self.values):
+            for idx, old in enumerate(part):
+                new = old.new_zeros(self.num_rows, old.shape[1], self.room, old.shape[3])
+                new[: old.shape[0], :, : old.shape[2]] = old
+                part[idx] = new
+
+    def layer(self, layer_idx: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values [N, K, C, D], made on first use to fit `like` [R, K, T, D]."""
+        while len(self.keys) <= layer_idx:
+            shape = (self.num_rows, like.shape[1], self.room, like.shape[3])
+            self.keys.append(like.new_zeros(shape))
+            self.values.append(like.new_zeros(shape))
+        return self.keys[layer_idx], self.values[layer_idx]
+
+
+class SlotView:
+    """The cache of one forward pass over some rows.
+
+    Rows of one length act as a plain cache. Rows of several lengths must bring one id each (T = 1): every
+    row's key goes to its own place, and `allowed` is the mask that hides the rest.
+    """
+
+    max_cache_len: int | None = None
+
+    def __init__(
+        self, cache: SlotCache, rows: Sequence[int], starts: Sequence[int], num_new: int, *, fixed: bool
+    ) -> None:
+        even = len(set(starts)) == 1
+        assert even or num_new == 1
+        self._cache = cache
+        self._rows, self._starts = rows, starts
+        self._past = max(starts)
+        self._dense = list(rows) == list(range(rows[0], rows[0] + len(rows)))
+        self.needs_mask = not even or (fixed and num_new == 1)
+        self._num_seen = cache.room if fixed and num_new == 1 else self._past + num_new
+        self._where: tuple[Tensor, Tensor] | None = None
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return how many ids the longest row held before the pass."""
+        return self._past
+
+    def positions(self, device: torch.device) -> Tensor:
+        """Return the position of each row's new id, [R, 1]."""
+        return torch.tensor(self._starts, device=device)[:, None]
+
+    def allowed(self, device: torch.device) -> Tensor:
+        """Return which keys each row's new id sees: bool [R, 1, 1, S]."""
+        seen = torch.arange(self._num_seen, device=device) <= self.positions(device)
+        return seen[:, None, None]
+
+    def update(self, k: Tensor, v: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Write k and v [R, K, T, D] at each row's length; return the rows' keys and values [R, K, S, D]."""
+        keys, values = self._cache.layer(layer_idx, k)
+        if self.needs_mask:
+            if self._where is None:
+                at = torch.tensor([self._rows, self._starts], device=k.device)
+                self._where = (at[0], at[1])
+            rows, starts = self._where
+            keys[rows, :, starts] = k[:, :, 0]
+            values[rows, :, starts] = v[:, :, 0]
+            return self._rows_of(keys)[:, :, : self._num_seen], self._rows_of(values)[:, :, : self._num_seen]
+        new = slice(self._past, self._past + k.shape[2])
+        if not self._dense:
+            rows = torch.tensor(self._rows, device=k.device)
+            keys[rows, :, new] = k
+            values[rows, :, new] = v
+            return keys[rows, :, : self._num_seen], values[rows, :, : self._num_seen]
+        keys, values = self._rows_of(keys), self._rows_of(values)
+        keys[:, :, new] = k
+        values[:, :, new] = v
+        return keys[:, :, : self._num_seen], values[:, :, : self._num_seen]
+
+    def _rows_of(self, tensor: Tensor) -> Tensor:
+        """A view of the pass's rows where they lie together, else a copy."""
+        first = self._rows[0]
+        return tensor[first : first + len(self._rows)] if self._dense else tensor[list(self._rows)]
