@@ -19,6 +19,7 @@ LAYERS = [
     {"ops"},
     {"text"},
     {"checkpoint"},
+    {"native"},
     {"quantization"},
     {"engine"},
     {"model"},

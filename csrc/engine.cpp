@@ -1,0 +1,386 @@
+// One forward step of the whole model over a mixed batch: rows of several sequences, some prefilling, some
+// decoding. Holds the KV blocks, the threads and the scratch memory; the weights belong to the caller.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+#include "memory.h"
+#include "threads.h"
+
+static thread_local std::string last_error;
+const Kernels* find_kernels(int32_t isa);  // dispatch.cpp
+
+namespace {
+
+constexpr int64_t PANELS_PER_TASK = 4;
+constexpr int64_t PARTIAL_BUDGET = 4 << 20;  // floats of attention partials held at a time
+
+template <typename T>
+struct Buffer {  // grows, never shrinks; contents are not kept
+    std::unique_ptr<T[]> data;
+    size_t size = 0;
+    T* get(int64_t count) {
+        if (size_t(count) > size) data.reset(new T[size = size_t(count)]);
+        return data.get();
+    }
+};
+
+// One matrix's input: a token's row in the forms that the kinds of weights multiply.
+struct Prepared {
+    Buffer<int8_t> codes;
+    Buffer<float> scales;
+    Buffer<int32_t> sums;
+    Buffer<uint16_t> bf16;
+    Activations view{};
+    void resize(int64_t rows, int64_t cols, int32_t group) {
+        view = {codes.get(rows * cols), scales.get(rows * cols / group), sums.get(rows * cols / group),
+                bf16.get(rows * cols), rows, cols, group};
+    }
+};
+
+struct Use {
+    const Sm3Matrix* matrix;
+    float* out;
+    int64_t stride;
+    bool accumulate;
+};
+
+}  // namespace
+
+struct Sm3Engine {
+    Sm3Model model;
+    std::vector<Sm3Layer> layers;
+    const Kernels* kernels;
+    ThreadPool pool;
+    std::mutex busy;
+    int32_t kv_bits, num_blocks, group;
+    bool any_bf16 = false, any_quantized = false;
+    HugeMemory cache;
+    Buffer<float> hidden, normed, q, k, v, attended, gate, up, cos, sin, partials, last;
+    Prepared input;
+
+    Sm3Engine(const Sm3Model& m, int32_t threads, const Kernels* kernels, int32_t kv_bits, int32_t num_blocks);
+    int64_t head_bytes() const { return kv_head_bytes(kv_bits, model.head_dim); }
+    int64_t layer_bytes() const { return head_bytes() * model.kv_heads; }
+    int64_t block_bytes() const { return layer_bytes() * model.layers; }
+    KvLayer kv(int32_t layer) {
+        return {cache.data + layer * layer_bytes(), block_bytes(), head_bytes(), kv_bits, model.head_dim};
+    }
+    void prepare(int64_t row, const float* x);
+    void multiply(std::initializer_list<Use> uses);
+    void embed(const Sm3Batch& batch, int64_t tokens);
+    void angles(const Sm3Batch& batch, int64_t tokens);
+    void attention(const Sm3Batch& batch, int32_t layer, int64_t tokens);
+    void attend(const Sm3Batch& batch, int32_t layer, int64_t first, int64_t last);
+    void feed_forward(const Sm3Layer& layer, int64_t tokens);
+    void logits(const Sm3Batch& batch);
+    void forward(const Sm3Batch& batch);
+
+    std::vector<int32_t> sequence_of, position_of;
+};
+
+static void check_matrix(const Sm3Matrix& w, int64_t rows, int64_t cols, const char* name) {
+    if (w.rows != rows || w.cols != cols)
+        throw std::invalid_argument(std::string(name) + " is " + std::to_string(w.rows) + " x " + std::to_string(w.cols) +
+                                    ", expected " + std::to_string(rows) + " x " + std::to_string(cols));
+    if (w.kind != SM3_BF16 && sm3_packed_size(&w) < 0)
+        throw std::invalid_argument(std::string(name) + " has a group of " + std::to_string(w.group) +
+                                    " that does not divide its " + std::to_string(cols) + " columns");
+}
+
+Sm3Engine::Sm3Engine(const Sm3Model& m, int32_t threads, const Kernels* kernels, int32_t kv_bits, int32_t num_blocks)
+    : model(m), layers(m.layer, m.layer + m.layers), kernels(kernels), pool(threads), kv_bits(kv_bits),
+      num_blocks(num_blocks), group(64) {
+    model.layer = layers.data();
+    const int64_t heads = int64_t(m.heads) * m.head_dim, kv_heads = int64_t(m.kv_heads) * m.head_dim;
+    if (m.head_dim % PANEL || m.hidden % 32 || m.intermediate % 32 || heads % 32 || m.heads % m.kv_heads)
+        throw std::invalid_argument("head_dim must divide by 16, hidden and intermediate sizes by 32");
+    auto look = [&](const Sm3Matrix& w, int64_t rows, int64_t cols, const char* name) {
+        check_matrix(w, rows, cols, name);
+        (w.kind == SM3_BF16 ? any_bf16 : any_quantized) = true;
+        if (cols % 64 || (w.kind != SM3_BF16 && w.group % 64)) group = 32;
+    };
+    for (const Sm3Layer& l : layers) {
+        look(l.q, heads, m.hidden, "q_proj"), look(l.k, kv_heads, m.hidden, "k_proj");
+        look(l.v, kv_heads, m.hidden, "v_proj"), look(l.o, m.hidden, heads, "o_proj");
+        look(l.gate, m.intermediate, m.hidden, "gate_proj"), look(l.up, m.intermediate, m.hidden, "up_proj");
+        look(l.down, m.hidden, m.intermediate, "down_proj");
+    }
+    look(m.head, m.vocab, m.hidden, "lm_head");
+    check_matrix(m.embedding, m.vocab, m.hidden, "embed_tokens");
+    cache.allocate(block_bytes() * num_blocks);
+}
+
+// Turns one row into what the weights multiply. The buffers were sized by the caller.
+void Sm3Engine::prepare(int64_t row, const float* x) {
+    Activations& a = input.view;
+    const int64_t at = row * a.cols, groups = a.cols / a.group;
+    if (any_quantized)
+        kernels->quantize(x, a.cols, a.group, (int8_t*)a.codes + at, (float*)a.scales + row * groups,
+                          (int32_t*)a.sums + row * groups);
+    if (any_bf16) kernels->to_bf16(x, a.cols, (uint16_t*)a.bf16 + at);
+}
+
+// Products of the prepared input with several matrices in one go, panels shared out among the threads.
+void Sm3Engine::multiply(std::initializer_list<Use> uses) {
+    int64_t tasks = 0;
+    for (const Use& use : uses) tasks += (panel_count(*use.matrix) + PANELS_PER_TASK - 1) / PANELS_PER_TASK;
+    pool.run(tasks, [&](int64_t task) {
+        for (const Use& use : uses) {
+            const int64_t panels = panel_count(*use.matrix), own = (panels + PANELS_PER_TASK - 1) / PANELS_PER_TASK;
+            if (task >= own) {
+                task -= own;
+                continue;
+            }
+            const int64_t begin = task * PANELS_PER_TASK, end = std::min(panels, begin + PANELS_PER_TASK);
+            kernels->matmul(*use.matrix, input.view, begin, end, use.out, use.stride, use.accumulate);
+            return;
+        }
+    });
+}
+
+void Sm3Engine::embed(const Sm3Batch& batch, int64_t tokens) {
+    float* h = hidden.get(tokens * model.hidden);
+    pool.run(tokens, [&](int64_t t) {
+        sm3_unpack_rows(&model.embedding, batch.token_ids[t], 1, h + t * model.hidden);
+    });
+}
+
+// cos and sin of every token's position, in float as the reference computes them.
+void Sm3Engine::angles(const Sm3Batch& batch, int64_t tokens) {
+    const int64_t half = model.head_dim / 2;
+    float *c = cos.get(tokens * half), *s = sin.get(tokens * half);
+    sequence_of.resize(size_t(tokens)), position_of.resize(size_t(tokens));
+    for (int32_t i = 0; i < batch.sequences; i++)
+        for (int32_t t = batch.offsets[i]; t < batch.offsets[i + 1]; t++) {
+            sequence_of[size_t(t)] = i;
+            position_of[size_t(t)] = batch.starts[i] + t - batch.offsets[i];
+        }
+    pool.run(tokens, [&](int64_t t) {
+        for (int64_t i = 0; i < half; i++) {
+            const float angle = float(position_of[size_t(t)]) * model.inv_freq[i];
+            c[t * half + i] = cosf(angle) * model.rope_scale;
+            s[t * half + i] = sinf(angle) * model.rope_scale;
+        }
+    });
+}
+
+void Sm3Engine::attention(const Sm3Batch& batch, int32_t index, int64_t tokens) {
+    const Sm3Layer& layer = layers[size_t(index)];
+    const int32_t dim = model.head_dim;
+    const int64_t q_size = int64_t(model.heads) * dim, kv_size = int64_t(model.kv_heads) * dim;
+    float *queries = q.get(tokens * q_size), *keys = k.get(tokens * kv_size), *values = v.get(tokens * kv_size);
+    float *h = hidden.get(0), *x = normed.get(tokens * model.hidden), *out = attended.get(tokens * q_size);
+    input.resize(tokens, model.hidden, group);
+    pool.run(tokens, [&](int64_t t) {
+        kernels->rms_norm(h + t * model.hidden, layer.input_norm, model.hidden, model.norm_eps, x + t * model.hidden);
+        prepare(t, x + t * model.hidden);
+    });
+    multiply({{&layer.q, queries, q_size, false}, {&layer.k, keys, kv_size, false}, {&layer.v, values, kv_size, false}});
+    const KvLayer store = kv(index);
+    const float scale = 1.0f / sqrtf(float(dim));
+    pool.run(tokens, [&](int64_t t) {
+        const float *c = cos.get(0) + t * (dim / 2), *s = sin.get(0) + t * (dim / 2);
+        const int32_t position = position_of[size_t(t)];
+        const int32_t* table = batch.blocks + int64_t(sequence_of[size_t(t)]) * batch.max_blocks;
+        for (int32_t head = 0; head < model.heads; head++) {
+            float* at = queries + t * q_size + head * dim;
+            if (layer.use_rope) kernels->rope(at, c, s, dim);
+            for (int32_t d = 0; d < dim; d++) at[d] *= scale;
+        }
+        for (int32_t head = 0; head < model.kv_heads; head++) {
+            float* at = keys + t * kv_size + head * dim;
+            if (layer.use_rope) kernels->rope(at, c, s, dim);
+            kernels->kv_append(store, table[position / KV_BLOCK], position % KV_BLOCK, head, at,
+                               values + t * kv_size + head * dim);
+        }
+    });
+    int32_t longest = 0;
+    for (int64_t t = 0; t < tokens; t++) longest = std::max(longest, position_of[size_t(t)] + 1);
+    const int64_t per_token = int64_t(model.heads) * ((longest + SPLIT - 1) / SPLIT) * (dim + 2);
+    const int64_t chunk = std::max<int64_t>(1, PARTIAL_BUDGET / per_token);
+    for (int64_t t = 0; t < tokens; t += chunk) attend(batch, index, t, std::min(tokens, t + chunk));
+    input.resize(tokens, q_size, group);
+    pool.run(tokens, [&](int64_t t) { prepare(t, out + t * q_size); });
+    multiply({{&layer.o, h, model.hidden, true}});
+}
+
+// Attention of tokens [first, last): partials over fixed splits of the context, merged in order.
+void Sm3Engine::attend(const Sm3Batch& batch, int32_t index, int64_t first, int64_t last) {
+    const Sm3Layer& layer = layers[size_t(index)];
+    const KvLayer store = kv(index);
+    const int32_t dim = model.head_dim, per_kv = model.heads / model.kv_heads;
+    int32_t longest = 0;
+    for (int64_t t = first; t < last; t++) longest = std::max(longest, position_of[size_t(t)] + 1);
+    const int64_t splits = (longest + SPLIT - 1) / SPLIT, stride = dim + 2, count = last - first;
+    float* parts = partials.get(count * model.heads * splits * stride);
+    // A token's heads lie [split][head]: the heads of one kv head are neighbours, as attend() writes them.
+    auto part = [&](int64_t t, int64_t split, int64_t head) {
+        return parts + (((t - first) * splits + split) * model.heads + head) * stride;
+    };
+    auto begin_of = [&](int64_t t) {
+        return layer.window > 0 ? std::max(0, position_of[size_t(t)] + 1 - layer.window) : 0;
+    };
+    pool.run(count * model.kv_heads * splits, [&](int64_t task) {
+        const int64_t split = task % splits, kv_head = task / splits % model.kv_heads;
+        const int64_t t = first + task / splits / model.kv_heads;
+        const int32_t from = std::max(begin_of(t), int32_t(split * SPLIT));
+        const int32_t to = std::min(position_of[size_t(t)] + 1, int32_t((split + 1) * SPLIT));
+        if (from >= to) return;
+        const float* query = q.get(0) + (t * model.heads + kv_head * per_kv) * dim;
+        const int32_t* table = batch.blocks + int64_t(sequence_of[size_t(t)]) * batch.max_blocks;
+        kernels->attend(store, {query, table, int32_t(kv_head), per_kv, from, to, part(t, split, kv_head * per_kv)});
+    });
+    pool.run(count, [&](int64_t i) {
+        const int64_t t = first + i, from = begin_of(t) / SPLIT, to = position_of[size_t(t)] / SPLIT + 1;
+        for (int32_t head = 0; head < model.heads; head++)
+            kernels->merge(part(t, from, head), stride * model.heads, int32_t(to - from), dim,
+                           attended.get(0) + (t * model.heads + head) * dim);
+    });
+}
+
+void Sm3Engine::feed_forward(const Sm3Layer& layer, int64_t tokens) {
+    const int64_t size = model.intermediate;
+    float *h = hidden.get(0), *x = normed.get(tokens * model.hidden);
+    float *g = gate.get(tokens * size), *u = up.get(tokens * size);
+    input.resize(tokens, model.hidden, group);
+    pool.run(tokens, [&](int64_t t) {
+        kernels->rms_norm(h + t * model.hidden, layer.post_norm, model.hidden, model.norm_eps, x + t * model.hidden);
+        prepare(t, x + t * model.hidden);
+    });
+    multiply({{&layer.gate, g, size, false}, {&layer.up, u, size, false}});
+    input.resize(tokens, size, group);
+    pool.run(tokens, [&](int64_t t) {
+        kernels->silu_mul(g + t * size, u + t * size, size);
+        prepare(t, g + t * size);
+    });
+    multiply({{&layer.down, h, model.hidden, true}});
+}
+
+void Sm3Engine::logits(const Sm3Batch& batch) {
+    const int64_t size = model.hidden;
+    const float* h = hidden.get(0);
+    float* x = last.get(std::max<int64_t>(1, batch.num_logits) * size);
+    input.resize(batch.num_logits, size, group);
+    pool.run(batch.num_logits, [&](int64_t i) {
+        kernels->rms_norm(h + batch.logit_rows[i] * size, model.final_norm, size, model.norm_eps, x + i * size);
+        prepare(i, x + i * size);
+    });
+    if (batch.num_logits > 0) multiply({{&model.head, batch.logits, model.vocab, false}});
+}
+
+static void check_batch(const Sm3Engine& engine, const Sm3Batch& batch) {
+    if (batch.sequences < 1 || batch.offsets[0] != 0) throw std::invalid_argument("a step needs at least one sequence");
+    for (int32_t i = 0; i < batch.sequences; i++) {
+        const int64_t count = int64_t(batch.offsets[i + 1]) - batch.offsets[i], end = batch.starts[i] + count;
+        if (count < 1 || batch.starts[i] < 0) throw std::invalid_argument("a sequence brings no token or starts below 0");
+        if (end > int64_t(batch.max_blocks) * KV_BLOCK) throw std::invalid_argument("a sequence outgrows its block table");
+        for (int64_t b = 0; b * KV_BLOCK < end; b++) {
+            const int32_t block = batch.blocks[int64_t(i) * batch.max_blocks + b];
+            if (block < 0 || block >= engine.num_blocks) throw std::invalid_argument("a block table names no block of the cache");
+        }
+    }
+    const int32_t tokens = batch.offsets[batch.sequences];
+    for (int32_t t = 0; t < tokens; t++)
+        if (batch.token_ids[t] < 0 || batch.token_ids[t] >= engine.model.vocab)
+            throw std::invalid_argument("token id " + std::to_string(batch.token_ids[t]) + " is outside the vocabulary of " +
+                                        std::to_string(engine.model.vocab));
+    for (int32_t i = 0; i < batch.num_logits; i++)
+        if (batch.logit_rows[i] < 0 || batch.logit_rows[i] >= tokens) throw std::invalid_argument("a logit row is outside the batch");
+}
+
+void Sm3Engine::forward(const Sm3Batch& batch) {
+    check_batch(*this, batch);
+    const int64_t tokens = batch.offsets[batch.sequences];
+    embed(batch, tokens);
+    angles(batch, tokens);
+    for (int32_t i = 0; i < model.layers; i++) {
+        attention(batch, i, tokens);
+        feed_forward(layers[size_t(i)], tokens);
+    }
+    if (batch.hidden)
+        pool.run(tokens, [&](int64_t t) {
+            kernels->rms_norm(hidden.get(0) + t * model.hidden, model.final_norm, model.hidden, model.norm_eps,
+                              batch.hidden + t * model.hidden);
+        });
+    logits(batch);
+}
+
+// ---- the C border: exceptions become error codes ----------------------------------------------------
+
+template <typename Work>
+static int32_t guarded(const Work& work) {
+    try {
+        work();
+        return 0;
+    } catch (const std::bad_alloc&) {
+        last_error = "out of memory";
+    } catch (const std::exception& error) {
+        last_error = error.what();
+    }
+    return -1;
+}
+
+SM3_API const char* sm3_error(void) { return last_error.c_str(); }
+SM3_API int32_t sm3_abi_version(void) { return 1; }
+SM3_API int32_t sm3_block_size(void) { return KV_BLOCK; }
+SM3_API int64_t sm3_block_bytes(const Sm3Engine* engine) { return engine->block_bytes(); }
+
+SM3_API Sm3Engine* sm3_create(const Sm3Model* model, int32_t threads, int32_t isa, int32_t kv_bits, int32_t num_blocks) {
+    Sm3Engine* engine = nullptr;
+    guarded([&] {
+        const Kernels* kernels = find_kernels(isa);
+        if (!kernels) throw std::invalid_argument("this machine or this build lacks the instruction set asked for");
+        if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must lie between 1 and 1024");
+        if (kv_bits != 16 && kv_bits != 8) throw std::invalid_argument("kv_bits must be 16 or 8");
+        if (num_blocks < 1) throw std::invalid_argument("the cache needs at least one block");
+        engine = new Sm3Engine(*model, threads, kernels, kv_bits, num_blocks);
+    });
+    return engine;
+}
+
+SM3_API void sm3_destroy(Sm3Engine* engine) { delete engine; }
+
+SM3_API int32_t sm3_forward(Sm3Engine* engine, const Sm3Batch* batch) {
+    return guarded([&] {
+        std::lock_guard<std::mutex> lock(engine->busy);
+        engine->forward(*batch);
+    });
+}
+
+SM3_API int32_t sm3_copy_block(Sm3Engine* engine, int32_t from, int32_t to) {
+    return guarded([&] {
+        std::lock_guard<std::mutex> lock(engine->busy);
+        if (std::min(from, to) < 0 || std::max(from, to) >= engine->num_blocks)
+            throw std::invalid_argument("no such block");
+        memcpy(engine->cache.data + to * engine->block_bytes(), engine->cache.data + from * engine->block_bytes(),
+               size_t(engine->block_bytes()));
+    });
+}
+
+SM3_API int32_t sm3_matmul(const Sm3Matrix* matrix, const float* x, int64_t n, float* out, int32_t threads, int32_t isa) {
+    return guarded([&] {
+        const Kernels* kernels = find_kernels(isa);
+        if (!kernels) throw std::invalid_argument("this machine or this build lacks the instruction set asked for");
+        const Sm3Matrix& w = *matrix;
+        check_matrix(w, w.rows, w.cols, "the matrix");
+        ThreadPool pool(threads);
+        Prepared input;
+        const int32_t group = w.cols % 64 || (w.kind != SM3_BF16 && w.group % 64) ? 32 : 64;
+        input.resize(n, w.cols, group);
+        pool.run(n, [&](int64_t t) {
+            const int64_t at = t * w.cols, g = t * (w.cols / group);
+            kernels->quantize(x + at, w.cols, group, (int8_t*)input.view.codes + at, (float*)input.view.scales + g,
+                              (int32_t*)input.view.sums + g);
+            kernels->to_bf16(x + at, w.cols, (uint16_t*)input.view.bf16 + at);
+        });
+        pool.run(panel_count(w), [&](int64_t p) { kernels->matmul(w, input.view, p, p + 1, out, w.rows, false); });
+    });
+}

@@ -1,0 +1,70 @@
+// What an instruction set provides: a table of kernels over raw pointers, one per translation unit.
+// Every kernel treats a row (one token) alike whatever rows stand beside it: the same sums in the same
+// order, so that a row's result never depends on the batch, the chunking or the number of threads.
+#pragma once
+#include "smollm3.h"
+
+constexpr int PANEL = 16;        // rows of a weight panel, lanes of a vector
+constexpr int KV_BLOCK = 64;     // positions of a KV block
+constexpr int SPLIT = 512;       // positions of one attention partial: fixed, so that sums never move
+
+// Quantized activations of `rows` tokens; group is 32 or 64 columns.
+struct Activations {
+    const int8_t* codes;    // [rows][cols]
+    const float* scales;    // [rows][cols / group]
+    const int32_t* sums;    // [rows][cols / group], sum of a group's codes
+    const uint16_t* bf16;   // [rows][cols], for bf16 weights
+    int64_t rows, cols;
+    int32_t group;
+};
+
+// A KV cache's share of one layer: kv_heads x blocks.
+struct KvLayer {
+    uint8_t* data;          // [blocks] of block_bytes
+    int64_t block_stride;   // bytes from one block to the next (all layers of a block lie together)
+    int64_t head_bytes;     // bytes of one kv head: K then V (then scales)
+    int32_t bits, head_dim;
+};
+
+struct AttentionTask {
+    const float* q;         // [group][head_dim], one token's query heads of one kv head, already scaled
+    const int32_t* blocks;  // the sequence's block table
+    int32_t kv_head, group;
+    int32_t first, last;    // attend to positions [first, last)
+    float* partial;         // [group][head_dim + 2]: sum of exp(s - max) * v, max, sum of exp
+};
+
+struct Kernels {
+    // out[m * out_stride + n] (+)= sum_k W[n][k] x[m][k] + bias[n], for the panels [begin, end).
+    void (*matmul)(const Sm3Matrix& w, const Activations& x, int64_t begin, int64_t end, float* out,
+                   int64_t out_stride, bool accumulate);
+    // x [cols] -> codes, scales, sums of its groups.
+    void (*quantize)(const float* x, int64_t cols, int32_t group, int8_t* codes, float* scales, int32_t* sums);
+    void (*to_bf16)(const float* x, int64_t cols, uint16_t* out);
+    void (*rms_norm)(const float* x, const float* weight, int64_t cols, float eps, float* out);
+    // gate <- silu(gate) * up
+    void (*silu_mul)(float* gate, const float* up, int64_t cols);
+    void (*rope)(float* x, const float* cos, const float* sin, int32_t head_dim);
+    void (*kv_append)(const KvLayer& kv, int32_t block, int32_t slot, int32_t kv_head, const float* k, const float* v);
+    void (*attend)(const KvLayer& kv, const AttentionTask& task);
+    // Merges `count` partials of one head in order: out [head_dim].
+    void (*merge)(const float* partials, int64_t stride, int32_t count, int32_t head_dim, float* out);
+};
+
+extern const Kernels kernels_portable;
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512bf16;
+
+inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+inline int64_t panel_scale_bytes(const Sm3Matrix& w) {
+    return round_up(w.cols / w.group * PANEL * 2 * (1 + w.has_min), 64);
+}
+inline int64_t panel_bytes(const Sm3Matrix& w) {
+    return panel_scale_bytes(w) + w.cols * PANEL / (w.kind == SM3_W4 ? 2 : 1);
+}
+inline int64_t panel_count(const Sm3Matrix& w) { return (w.rows + PANEL - 1) / PANEL; }
+// Bytes of one KV head in one block: K transposed [head_dim][64], V [64][head_dim], with int8 two rows of scales.
+inline int64_t kv_head_bytes(int32_t bits, int32_t head_dim) {
+    return int64_t(2) * KV_BLOCK * head_dim * bits / 8 + (bits == 8 ? 2 * KV_BLOCK * 4 : 0);
+}

@@ -1,0 +1,4 @@
+#include "simd_avx2.h"
+#define SM3_KERNELS kernels_avx2
+constexpr int MAX_TILE = 2;  // tokens that share one unpacked panel
+#include "kernels.inc"

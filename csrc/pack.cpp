@@ -1,0 +1,104 @@
+// Weights into panels and back. A panel holds 16 rows: first the scales of all its groups [groups][16] f16
+// (then the minimums, where the scheme has them), padded to 64 bytes, then the codes in the order in which
+// a kernel multiplies them: for each four columns, 16 rows x 4 columns. Four-bit codes share their bytes
+// between eight columns: columns 0-3 in the low nibble, 4-7 in the high one. No instruction set asks for
+// another order, so a packed file is good on every machine.
+#include <math.h>
+#include <string.h>
+
+#include "kernels.h"
+
+static uint16_t half(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return uint16_t(sign | 0x7e00);
+    if (magnitude >= 0x47800000) return uint16_t(sign | 0x7c00);  // 65520 and more round to infinity
+    float scaled, value;
+    memcpy(&value, &magnitude, 4);
+    if (magnitude < 0x38800000) {  // subnormal: count in units of 2^-24
+        scaled = nearbyintf(value * 16777216.0f);
+        return uint16_t(sign | uint32_t(scaled));
+    }
+    const uint32_t rounded = magnitude + 0x0fff + (magnitude >> 13 & 1);
+    return uint16_t(sign | (rounded - 0x38000000) >> 13);
+}
+
+static float from_half(uint16_t h) {
+    const int exponent = h >> 10 & 31, fraction = h & 1023;
+    const float magnitude = exponent == 31  ? (fraction ? NAN : INFINITY)
+                            : exponent == 0 ? ldexpf(float(fraction), -24)
+                                            : ldexpf(float(fraction + 1024), exponent - 25);
+    return h & 0x8000 ? -magnitude : magnitude;
+}
+
+static bool packable(const Sm3Matrix& w) {
+    return (w.kind == SM3_W4 || w.kind == SM3_W8) && w.group > 0 && w.group % 32 == 0 && w.cols % w.group == 0 &&
+           w.rows > 0;
+}
+
+// Where the code of (row within the panel, column) lies, and its shift.
+static int64_t code_at(const Sm3Matrix& w, int64_t row, int64_t col, int* shift) {
+    if (w.kind == SM3_W8) {
+        *shift = 0;
+        return col / 4 * 64 + row * 4 + col % 4;
+    }
+    *shift = col / 4 % 2 * 4;
+    return col / 8 * 64 + row * 4 + col % 4;
+}
+
+SM3_API int64_t sm3_packed_size(const Sm3Matrix* matrix) {
+    return packable(*matrix) ? panel_count(*matrix) * panel_bytes(*matrix) : -1;
+}
+
+SM3_API int32_t sm3_pack(const Sm3Matrix* matrix, const uint8_t* codes, const float* scales, const float* mins,
+                         void* out) {
+    const Sm3Matrix& w = *matrix;
+    if (!packable(w) || (w.has_min && !mins)) return -1;
+    const int64_t groups = w.cols / w.group;
+    memset(out, 0, size_t(panel_count(w) * panel_bytes(w)));
+    for (int64_t row = 0; row < w.rows; row++) {
+        uint8_t* panel = (uint8_t*)out + row / PANEL * panel_bytes(w);
+        uint16_t* head = (uint16_t*)panel + row % PANEL;
+        for (int64_t g = 0; g < groups; g++) {
+            head[g * PANEL] = half(scales[row * groups + g]);
+            if (w.has_min) head[(groups + g) * PANEL] = half(mins[row * groups + g]);
+        }
+        uint8_t* to = panel + panel_scale_bytes(w);
+        for (int64_t col = 0; col < w.cols; col++) {
+            int shift;
+            const int64_t at = code_at(w, row % PANEL, col, &shift);
+            to[at] = uint8_t(to[at] | codes[row * w.cols + col] << shift);
+        }
+    }
+    return 0;
+}
+
+SM3_API int32_t sm3_unpack_rows(const Sm3Matrix* matrix, int64_t first_row, int64_t row_count, float* out) {
+    const Sm3Matrix& w = *matrix;
+    if (first_row < 0 || row_count < 0 || first_row + row_count > w.rows) return -1;
+    for (int64_t row = first_row; row < first_row + row_count; row++, out += w.cols) {
+        if (w.kind == SM3_BF16) {
+            const uint16_t* from = (const uint16_t*)w.data + row * w.cols;
+            for (int64_t col = 0; col < w.cols; col++) {
+                const uint32_t bits = uint32_t(from[col]) << 16;
+                memcpy(out + col, &bits, 4);
+            }
+            continue;
+        }
+        const uint8_t* panel = (const uint8_t*)w.data + row / PANEL * panel_bytes(w);
+        const uint16_t* head = (const uint16_t*)panel + row % PANEL;
+        const uint8_t* codes = panel + panel_scale_bytes(w);
+        const int64_t groups = w.cols / w.group;
+        for (int64_t g = 0; g < groups; g++) {
+            const float scale = from_half(head[g * PANEL]), min = w.has_min ? from_half(head[(groups + g) * PANEL]) : 0.0f;
+            for (int64_t col = g * w.group; col < (g + 1) * w.group; col++) {
+                int shift;
+                const int64_t at = code_at(w, row % PANEL, col, &shift);
+                const int code = w.kind == SM3_W8 ? codes[at] : codes[at] >> shift & 15;
+                out[col] = scale * float(w.has_table ? w.table[code] : code - w.zero) + min;
+            }
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,73 @@
+// Sixteen lanes on AVX-512 (F, BW, DQ, VL, VNNI; bf16 products where the unit is compiled with them).
+#pragma once
+#include <immintrin.h>
+#include <stdint.h>
+
+typedef __m512 f32;
+typedef __m512i i32;
+typedef __m512i u8;
+
+// What dot_w8 subtracts from each code by itself; the rest of the zero point comes off by the sums.
+constexpr int W8_SHIFT = 0;
+
+static inline f32 f_zero() { return _mm512_setzero_ps(); }
+static inline f32 f_set1(float x) { return _mm512_set1_ps(x); }
+static inline f32 f_load(const float* p) { return _mm512_loadu_ps(p); }
+static inline void f_store(float* p, f32 x) { _mm512_storeu_ps(p, x); }
+static inline f32 f_add(f32 a, f32 b) { return _mm512_add_ps(a, b); }
+static inline f32 f_sub(f32 a, f32 b) { return _mm512_sub_ps(a, b); }
+static inline f32 f_mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
+static inline f32 f_div(f32 a, f32 b) { return _mm512_div_ps(a, b); }
+static inline f32 f_fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
+static inline f32 f_max(f32 a, f32 b) { return _mm512_max_ps(a, b); }  // b where either is NaN
+static inline f32 f_min(f32 a, f32 b) { return _mm512_min_ps(a, b); }
+static inline f32 f_abs(f32 a) { return _mm512_abs_ps(a); }
+static inline float f_sum(f32 a) { return _mm512_reduce_add_ps(a); }
+static inline float f_top(f32 a) { return _mm512_reduce_max_ps(a); }
+static inline f32 f_from_i32(i32 a) { return _mm512_cvtepi32_ps(a); }
+static inline i32 f_round(f32 a) { return _mm512_cvtps_epi32(a); }
+static inline f32 f_exp2i(i32 n) {  // 2^n for n in [-126, 127]
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
+}
+static inline f32 f_load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+static inline f32 f_load_bf16(const uint16_t* p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+}
+static inline f32 f_load_i8(const int8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+}
+
+static inline i32 i_zero() { return _mm512_setzero_si512(); }
+static inline i32 i_set1(int32_t x) { return _mm512_set1_epi32(x); }
+static inline i32 i_add(i32 a, i32 b) { return _mm512_add_epi32(a, b); }
+static inline i32 i_sub(i32 a, i32 b) { return _mm512_sub_epi32(a, b); }
+static inline int32_t i_sum(i32 a) { return _mm512_reduce_add_epi32(a); }
+static inline void i_store_i8(int8_t* p, i32 a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(a)); }
+
+static inline u8 u_load(const uint8_t* p) { return _mm512_loadu_si512(p); }
+static inline u8 u_low(u8 x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+static inline u8 u_high(u8 x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
+static inline u8 u_table(const uint8_t* sixteen) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)sixteen));
+}
+static inline u8 u_lookup(u8 table, u8 codes) { return _mm512_shuffle_epi8(table, codes); }
+
+// acc[lane] += sum of four products of a lane's codes with the four activations in `a`.
+static inline i32 dot_w4(i32 acc, u8 codes, int32_t a) { return _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(a)); }
+static inline i32 dot_w8(i32 acc, u8 codes, int32_t a) { return dot_w4(acc, codes, a); }
+
+#ifdef __AVX512BF16__
+typedef __m512bh bf16x32;
+static inline bf16x32 b_load(const uint16_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
+static inline f32 b_dot(f32 acc, bf16x32 a, bf16x32 b) { return _mm512_dpbf16_ps(acc, a, b); }
+#else
+typedef __m512i bf16x32;
+static inline bf16x32 b_load(const uint16_t* p) { return _mm512_loadu_si512(p); }
+static inline f32 b_even(bf16x32 a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
+static inline f32 b_odd(bf16x32 a) {
+    return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(int32_t(0xffff0000))));
+}
+static inline f32 b_dot(f32 acc, bf16x32 a, bf16x32 b) {
+    return f_fma(b_odd(a), b_odd(b), f_fma(b_even(a), b_even(b), acc));
+}
+#endif

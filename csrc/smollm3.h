@@ -1,0 +1,100 @@
+// The C ABI of the native engine: plain structs, raw pointers, no exceptions across the border.
+//
+// A caller describes a model by pointers into memory that it owns and keeps alive, makes a KV cache of
+// blocks, and asks for one forward step at a time over a mixed batch of sequences. Nothing here knows
+// files, text or Python. Functions that can fail return a negative number; sm3_error() says why.
+#pragma once
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define SM3_API extern "C" __declspec(dllexport)
+#else
+#define SM3_API extern "C" __attribute__((visibility("default")))
+#endif
+
+enum Sm3Kind : int32_t {
+    SM3_BF16 = 0,  // row-major [rows][cols] bf16, used in place
+    SM3_W4 = 1,    // panels of 16 rows, 4-bit codes
+    SM3_W8 = 2,    // panels of 16 rows, 8-bit codes
+};
+
+// One weight matrix, y = W x + bias. Quantized kinds lie in panels of 16 rows (see pack.cpp):
+// w = scale * (code - zero) [+ minimum], or scale * table[code] where a table is given.
+struct Sm3Matrix {
+    int32_t kind;
+    int32_t group;      // columns that share a scale: 32, 64 or 128
+    int32_t zero;       // code that stands for 0 (W4: 0 or 8; W8: 128)
+    int32_t has_min;    // 1: a minimum is stored beside each scale
+    int32_t has_table;  // 1: codes index `table`
+    int8_t table[16];
+    int64_t rows, cols;
+    const void* data;
+    const float* bias;  // [rows] or null
+};
+
+struct Sm3Layer {
+    Sm3Matrix q, k, v, o, gate, up, down;
+    const float* input_norm;      // [hidden]
+    const float* post_norm;       // [hidden]
+    int32_t use_rope;             // 0 on NoPE layers
+    int32_t window;               // positions that attend, itself included; 0: all
+};
+
+struct Sm3Model {
+    int64_t hidden, intermediate, vocab;
+    int32_t layers, heads, kv_heads, head_dim;
+    float norm_eps, rope_scale;   // rope_scale multiplies cos and sin (YaRN)
+    const float* inv_freq;        // [head_dim / 2]
+    const Sm3Layer* layer;        // [layers]
+    const float* final_norm;      // [hidden]
+    Sm3Matrix embedding;          // [vocab][hidden]
+    Sm3Matrix head;               // the same matrix when tied
+};
+
+// One step: `sequences` rows of work. Sequence i brings token_ids[offsets[i] .. offsets[i+1]) which stand at
+// positions starts[i], starts[i]+1, ...; its KV lies in blocks[i * max_blocks + position / block_size].
+struct Sm3Batch {
+    int32_t sequences, max_blocks;
+    const int32_t* token_ids;
+    const int32_t* offsets;       // [sequences + 1]
+    const int32_t* starts;        // [sequences]
+    const int32_t* blocks;        // [sequences][max_blocks]
+    const int32_t* logit_rows;    // [num_logits] indices into token_ids, ascending
+    int32_t num_logits;
+    float* logits;                // [num_logits][vocab]
+    float* hidden;                // [tokens][hidden] after the final norm, or null
+};
+
+enum Sm3Isa : int32_t { SM3_PORTABLE = 0, SM3_AVX2 = 1, SM3_AVX512 = 2, SM3_AVX512_BF16 = 3 };
+
+struct Sm3Engine;
+
+SM3_API const char* sm3_error(void);
+SM3_API int32_t sm3_abi_version(void);
+// The best instruction set of this machine; the highest that the library was built with.
+SM3_API int32_t sm3_best_isa(void);
+SM3_API int32_t sm3_built_isas(void);  // bit i: Sm3Isa i is compiled in
+
+// kv_bits: 16 (bf16) or 8. threads >= 1. Copies the descriptions, not what they point to.
+SM3_API Sm3Engine* sm3_create(const Sm3Model* model, int32_t threads, int32_t isa, int32_t kv_bits,
+                              int32_t num_blocks);
+SM3_API void sm3_destroy(Sm3Engine* engine);
+SM3_API int32_t sm3_block_size(void);
+SM3_API int64_t sm3_block_bytes(const Sm3Engine* engine);
+SM3_API int32_t sm3_forward(Sm3Engine* engine, const Sm3Batch* batch);
+SM3_API int32_t sm3_copy_block(Sm3Engine* engine, int32_t from, int32_t to);
+
+// Memory for weights and caches, in huge pages where the system gives them; zeroed, and taken only as it is
+// touched.
+SM3_API void* sm3_alloc(int64_t size);
+SM3_API void sm3_free(void* memory, int64_t size);
+
+// Packing: codes are one byte each [rows][cols], scales and minimums float [rows][cols / group].
+SM3_API int64_t sm3_packed_size(const Sm3Matrix* matrix);
+SM3_API int32_t sm3_pack(const Sm3Matrix* matrix, const uint8_t* codes, const float* scales, const float* mins,
+                         void* out);
+// The weights that a matrix stands for: out [row_count][cols].
+SM3_API int32_t sm3_unpack_rows(const Sm3Matrix* matrix, int64_t first_row, int64_t row_count, float* out);
+// One product through the chosen kernels: out [n][rows] = x [n][cols] W^T + bias; for tests and benchmarks.
+SM3_API int32_t sm3_matmul(const Sm3Matrix* matrix, const float* x, int64_t n, float* out, int32_t threads,
+                           int32_t isa);

@@ -1,0 +1,85 @@
+"""Builds the native library while the package is built; without a compiler the package installs without it.
+
+One library per platform through a plain C interface, so the wheel's tag is py3-none-<platform>.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"]
+AVX512 = ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
+# Each instruction set has a unit of its own: none of its code can end up in another's.
+X86_UNITS = {
+    "kernels_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
+    "kernels_avx512.cpp": AVX512,
+    "kernels_avx512bf16.cpp": [*AVX512, "-mavx512bf16"],
+}
+UNITS = ["kernels_portable.cpp", "dispatch.cpp", "engine.cpp", "pack.cpp", "threads.cpp"]
+
+
+def find_compiler() -> str | None:
+    """Return the C++ compiler: $CXX where it is set, else the first of the usual names."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def library_name() -> str:
+    """Return the library's file name on this platform."""
+    return "_smollm3.dylib" if sys.platform == "darwin" else "_smollm3.so"
+
+
+def build_library(compiler: str, source: Path, target: Path, extra: list[str]) -> None:
+    """Compile csrc/ into the shared library `target`; CalledProcessError carries what the compiler said."""
+    x86 = platform.machine().lower() in {"x86_64", "amd64"}
+    units = {name: list[str]() for name in UNITS} | (X86_UNITS if x86 else {})
+    common = [*FLAGS, *(["-DSM3_X86"] if x86 else []), *extra]
+
+    def run(command: list[str]) -> None:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        objects = {name: f"{folder}/{name}.o" for name in units}
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            commands = [
+                [compiler, *common, *flags, "-c", str(source / name), "-o", objects[name]]
+                for name, flags in units.items()
+            ]
+            list(pool.map(run, commands))
+        built = f"{folder}/{target.name}"
+        run([compiler, "-shared", *extra, *objects.values(), "-o", built, "-lpthread"])
+        shutil.move(built, target)
+
+
+class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Hatch's hook: builds the library, then tags the wheel by platform."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if self.target_name != "wheel":
+            return
+        root = Path(self.root)
+        target = root / "smollm3" / "native" / library_name()
+        compiler = find_compiler()
+        if compiler is None or sys.platform == "win32":
+            self.app.display_warning("no C++17 compiler found: installing without the native engine")
+            return
+        try:
+            build_library(compiler, root / "csrc", target, os.environ.get("SMOLLM3_CXXFLAGS", "").split())
+        except subprocess.CalledProcessError as error:
+            target.unlink(missing_ok=True)
+            self.app.display_warning(
+                f"installing without the native engine: {compiler} failed\n{error.stderr}"
+            )
+            return
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        build_data["artifacts"].append(f"smollm3/native/{target.name}")

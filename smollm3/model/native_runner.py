@@ -1,0 +1,222 @@
+"""Runs a SmolLM3 on the native CPU engine, behind the same runner interface as the torch path.
+
+In: a causal language model on the CPU whose linear layers are bf16 (used in place) or packed. `refusal` says
+in one sentence why a model cannot run there. Knows no sampling and no text.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from smollm3.engine.runner import Row
+from smollm3.errors import DeviceError, ParameterError
+from smollm3.model.smollm3 import SmolLM3DecoderLayer, SmolLM3ForCausalLM
+from smollm3.native.blocks import BlockTables
+from smollm3.native.library import ISA_NAMES, native_status
+from smollm3.native.matrix import Matrix, from_bf16
+from smollm3.native.network import Architecture, Layer, Network, StepRow, Weights
+from smollm3.quantization.packed import PackedEmbedding, PackedLinear
+
+RESERVED_SEQUENCES = 64  # full contexts of address space; memory is taken only as a cache fills
+PREFILL_CHUNK = 512  # ids of one native call: bounds its scratch memory
+
+Float32 = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def refusal(model: nn.Module) -> str | None:
+    """Return why the native engine cannot run `model`, or None when it can."""
+    status = native_status()
+    if not status.available:
+        return f"the native library is absent: {status.reason}"
+    if not isinstance(model, SmolLM3ForCausalLM):
+        return f"{type(model).__name__} is not a causal language model"
+    return _config_refusal(model) or _weights_refusal(model)
+
+
+def _config_refusal(model: SmolLM3ForCausalLM) -> str | None:
+    config = model.config
+    rope_type = (config.rope_parameters or {}).get("rope_type")
+    if config.hidden_act not in ("silu", "swish"):
+        return f"hidden_act {config.hidden_act!r} is not silu"
+    if rope_type == "dynamic":
+        return "dynamic RoPE changes its angles with the length"
+    if (config.head_dim or 0) % 16:
+        return f"head_dim {config.head_dim} does not divide by 16"
+    sizes = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_attention_heads * (config.head_dim or 0),
+    )
+    if any(size % 32 for size in sizes):
+        return f"sizes {sizes} do not all divide by 32"
+    return None
+
+
+def _weights_refusal(model: SmolLM3ForCausalLM) -> str | None:
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLinear | PackedEmbedding):
+            continue
+        if isinstance(module, nn.Linear | nn.Embedding):
+            weight = module.weight
+            if type(module) not in (nn.Linear, nn.Embedding):
+                return f"{name} is a {type(module).__name__}"
+            if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
+                dtype = str(weight.dtype).removeprefix("torch.")
+                return f"{name} is {dtype} on {weight.device}, not bfloat16 on cpu"
+    return None
+
+
+class NativeRunner:
+    """An engine.Runner over the native library; block tables make sequences share a prompt's cache."""
+
+    def __init__(
+        self,
+        model: SmolLM3ForCausalLM,
+        *,
+        threads: int | None = None,
+        isa: str | None = None,
+        kv_bits: int = 16,
+        max_cache_tokens: int | None = None,
+    ) -> None:
+        """Describe `model` to the library; its weights are used in place and kept alive.
+
+        `kv_bits` is 16 (bf16) or 8; `isa` forces an instruction set; `max_cache_tokens` bounds the KV cache.
+        """
+        reason = refusal(model)
+        if reason is not None:
+            raise DeviceError(f"the native engine cannot run this model: {reason}")
+        self._context_size = model.config.max_position_embeddings
+        tokens = max_cache_tokens or RESERVED_SEQUENCES * self._context_size
+        block_size = 64
+        num_blocks = -(-tokens // block_size)
+        self.network = Network(
+            _architecture(model),
+            _weights(model),
+            threads=threads or torch.get_num_threads(),
+            isa=_isa_index(isa),
+            kv_bits=kv_bits,
+            num_blocks=num_blocks,
+        )
+        assert self.network.block_size == block_size
+        self._blocks = BlockTables(num_blocks, block_size)
+
+    @property
+    def context_size(self) -> int:
+        return self._context_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.network.vocab_size
+
+    def open(self, capacity: int) -> int:
+        return self._blocks.open()
+
+    def fork(self, slot: int) -> int:
+        child, copy = self._blocks.fork(slot)
+        if copy is not None:
+            self.network.copy_block(*copy)
+        return child
+
+    def close(self, slot: int) -> None:
+        self._blocks.close(slot)
+
+    def forward(self, rows: Sequence[Row]) -> Tensor:
+        """Return fp32 logits [len(rows), V]; long prompts go through in chunks, which changes no bit."""
+        for row in rows:
+            self._blocks.extend(row.slot, row.start, len(row.token_ids))
+        logits = np.empty((len(rows), self.vocab_size), np.float32)
+        for step in _chunks(rows):
+            ends = [idx for idx, piece in step if _end(piece) == _end(rows[idx])]
+            out = self.network.forward(
+                [
+                    StepRow(piece.token_ids, piece.start, self._blocks.table(piece.slot), idx in ends)
+                    for idx, piece in step
+                ]
+            )
+            logits[ends] = out
+        return torch.from_numpy(logits)
+
+
+def _end(row: Row) -> int:
+    return row.start + len(row.token_ids)
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[list[tuple[int, Row]]]:
+    """Cut the rows into steps of at most PREFILL_CHUNK ids; a row's pieces stay in order."""
+    step: list[tuple[int, Row]] = []
+    room = PREFILL_CHUNK
+    for idx, row in enumerate(rows):
+        done = 0
+        while done < len(row.token_ids):
+            take = min(room, len(row.token_ids) - done)
+            step.append((idx, Row(row.slot, row.token_ids[done : done + take], row.start + done)))
+            done, room = done + take, room - take
+            if not room:
+                yield step
+                step, room = [], PREFILL_CHUNK
+    if step:
+        yield step
+
+
+def _isa_index(isa: str | None) -> int:
+    usable = native_status().isas
+    if isa is None:
+        return len(usable) - 1
+    if isa not in usable:
+        raise ParameterError(f"isa={isa!r} is not usable here: choose one of {', '.join(usable)}")
+    return ISA_NAMES.index(isa)
+
+
+def _architecture(model: SmolLM3ForCausalLM) -> Architecture:
+    config, rotary = model.config, model.model.rotary_emb
+    assert config.head_dim is not None
+    assert config.num_key_value_heads is not None
+    return Architecture(
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+        config.rms_norm_eps,
+        _float32(rotary.inv_freq),
+        rotary.scaling,
+    )
+
+
+def _weights(model: SmolLM3ForCausalLM) -> Weights:
+    embedding = _matrix(model.model.embed_tokens)
+    tied = model.config.tie_word_embeddings and not isinstance(model.lm_head, PackedLinear)
+    layers = tuple(_layer(layer) for layer in model.model.layers)
+    head = embedding if tied else _matrix(model.lm_head)
+    return Weights(embedding, layers, _float32(model.model.norm.weight), head)
+
+
+def _layer(layer: nn.Module) -> Layer:
+    assert isinstance(layer, SmolLM3DecoderLayer)
+    attention, mlp = layer.self_attn, layer.mlp
+    linears = (
+        *(attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),
+        *(mlp.gate_proj, mlp.up_proj, mlp.down_proj),
+    )
+    return Layer(
+        tuple(_matrix(linear) for linear in linears),
+        tuple(None if linear.bias is None else _float32(linear.bias) for linear in linears),
+        _float32(layer.input_layernorm.weight),
+        _float32(layer.post_attention_layernorm.weight),
+        bool(attention.use_rope),
+        attention.window or 0,
+    )
+
+
+def _matrix(module: nn.Module) -> Matrix:
+    if isinstance(module, PackedLinear | PackedEmbedding):
+        return module.matrix
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return from_bf16(weight.detach().view(torch.uint16).numpy())
+
+
+def _float32(x: Tensor) -> Float32:
+    array: Float32 = np.ascontiguousarray(x.detach().float().numpy())
+    return array

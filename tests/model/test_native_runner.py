@@ -1,0 +1,257 @@
+"""The native engine against the torch model with the same weights, and the same bits however it is asked."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smollm3.engine.runner import Row
+from smollm3.errors import DeviceError, ParameterError
+from smollm3.model.config import SmolLM3Config
+from smollm3.model.native_runner import PREFILL_CHUNK, NativeRunner, refusal
+from smollm3.model.smollm3 import SmolLM3ForCausalLM
+from smollm3.native.library import native_status
+from smollm3.native.matrix import KIND_W4, KIND_W8, Layout, pack
+from smollm3.quantization.packed import PackedLinear
+
+LAYOUTS = {
+    "int4": Layout(KIND_W4, 32, zero=8),
+    "int4-min": Layout(KIND_W4, 32, has_min=True),
+    "int8": Layout(KIND_W8, 64, zero=128),
+    "nf4": Layout(
+        KIND_W4, 64, table=(-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127)
+    ),
+}
+# Relative error of the logits against torch: int8 activations and a bf16 or int8 cache, five layers.
+BOUND = 0.06
+
+
+def tiny_model(**changes: object) -> SmolLM3ForCausalLM:
+    settings: dict[str, object] = {
+        "vocab_size": 331,
+        "hidden_size": 192,
+        "intermediate_size": 320,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "rope_theta": 10000.0,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    torch.manual_seed(0)
+    model = SmolLM3ForCausalLM(SmolLM3Config(**(settings | changes))).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0, model.config.hidden_size**-0.5)
+            if "norm" in name:
+                parameter.add_(1)  # norms about 1
+    return model.to(torch.bfloat16)
+
+
+def quantize(linear: nn.Linear, layout: Layout) -> PackedLinear:
+    """Round to nearest, plainly."""
+    w = linear.weight.detach().float().numpy()
+    groups = w.reshape(len(w), -1, layout.group)
+    mins = groups.min(-1) if layout.has_min else None
+    if layout.table:
+        scale = np.abs(groups).max(-1) / 127
+        codes = np.abs((groups / scale[..., None])[..., None] - np.array(layout.table)).argmin(-1)
+    elif mins is not None:
+        scale = (groups.max(-1) - mins) / 15
+        codes = np.rint((groups - mins[..., None]) / scale[..., None])
+    else:
+        top = 127 if layout.kind == KIND_W8 else 7
+        scale = np.abs(groups).max(-1) / top
+        codes = np.rint(groups / scale[..., None]) + layout.zero
+    return PackedLinear(pack(layout, codes.reshape(w.shape).astype(np.uint8), scale, mins), linear.bias)
+
+
+def pair(scheme: str, **changes: object) -> tuple[SmolLM3ForCausalLM, SmolLM3ForCausalLM]:
+    """A model for the native engine, and a float32 torch model with the same weights."""
+    model, plain = tiny_model(**changes), tiny_model(**changes).float()
+    if scheme != "bf16":
+        for name, module in list(model.named_modules()):
+            if isinstance(module, nn.Linear) and name != "lm_head":
+                packed = quantize(module, LAYOUTS[scheme])
+                owner, _, attribute = name.rpartition(".")
+                setattr(model.get_submodule(owner), attribute, packed)
+                twin = plain.get_submodule(name)
+                assert isinstance(twin, nn.Linear)
+                twin.weight.data = packed.dequantize()
+    return model, plain
+
+
+def torch_logits(model: SmolLM3ForCausalLM, ids: list[int]) -> Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0, -1].float()
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return torch.randint(0, 331, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    return float((got - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("kv_bits", [16, 8])
+@pytest.mark.parametrize("isa", native_status().isas)
+@pytest.mark.parametrize("scheme", ["bf16", *LAYOUTS])
+def test_logits_equal_torch_within_the_bound(scheme: str, isa: str, kv_bits: int) -> None:
+    model, plain = pair(scheme)
+    ids = prompt(70)
+    runner = NativeRunner(model, isa=isa, kv_bits=kv_bits, threads=2)
+    got = runner.forward([Row(runner.open(80), ids, 0)])[0]
+    assert relative_error(got, torch_logits(plain, ids)) < BOUND
+
+
+VARIETY: dict[str, dict[str, object]] = {
+    "no NoPE layer": {"no_rope_layers": [1, 1, 1, 1, 1]},
+    "only NoPE layers": {"no_rope_layers": [0, 0, 0, 0, 0]},
+    "one kv head": {"num_key_value_heads": 1},
+    "no grouping": {"num_key_value_heads": 6},
+    "nine heads of three": {"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "untied": {"tie_word_embeddings": False},
+    "head size 48": {"head_dim": 48},
+    "sizes that divide by 32 only": {"hidden_size": 96, "intermediate_size": 160, "head_dim": 16},
+    "yarn": {
+        "rope_scaling": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64},
+        "max_position_embeddings": 128,
+    },
+    "sliding window": {
+        "use_sliding_window": True,
+        "sliding_window": 20,
+        "no_rope_layers": [0, 1, 0, 1, 0],
+    },
+}
+
+
+@pytest.mark.parametrize("scheme", ["bf16", "int4"])
+@pytest.mark.parametrize("name", VARIETY)
+def test_all_of_the_configs_variety(name: str, scheme: str) -> None:
+    model, plain = pair(scheme, **VARIETY[name])
+    assert refusal(model) is None
+    ids = prompt(90)
+    runner = NativeRunner(model)
+    got = runner.forward([Row(runner.open(90), ids, 0)])[0]
+    assert relative_error(got, torch_logits(plain, ids)) < BOUND
+
+
+@pytest.mark.parametrize("isa", native_status().isas)
+@pytest.mark.parametrize("scheme", ["bf16", *LAYOUTS])
+def test_bits_depend_on_no_batch_no_chunking_and_no_thread_count(scheme: str, isa: str) -> None:
+    model, _ = pair(scheme)
+    ids, other = prompt(700), prompt(300, seed=1)
+    whole = NativeRunner(model, isa=isa, threads=1)
+    expected = whole.forward([Row(whole.open(700), ids, 0)])[0]
+    assert torch.isfinite(expected).all()
+
+    mixed = NativeRunner(model, isa=isa, threads=3)
+    a, b = mixed.open(700), mixed.open(300)
+    mixed.forward([Row(a, ids[:7], 0)])
+    mixed.forward([Row(b, other[:100], 0), Row(a, ids[7:640], 7)])
+    mixed.forward([Row(a, ids[640:699], 640), Row(b, other[100:101], 100)])
+    got = mixed.forward([Row(b, other[101:102], 101), Row(a, ids[699:], 699)])[1]
+    assert torch.equal(got, expected)
+
+
+def test_a_reused_prefix_and_a_fork_give_the_same_bits() -> None:
+    model, _ = pair("int4")
+    ids = prompt(150)
+    runner = NativeRunner(model)
+    slot = runner.open(200)
+    runner.forward([Row(slot, ids[:100], 0)])
+    child = runner.fork(slot)
+    runner.forward([Row(slot, prompt(50, seed=9), 100)])  # the parent goes another way
+    forked = runner.forward([Row(child, ids[100:], 100)])[0]
+    back = runner.forward([Row(slot, ids[100:], 100)])[0]  # and takes it back
+    fresh = NativeRunner(model)
+    expected = fresh.forward([Row(fresh.open(200), ids, 0)])[0]
+    assert torch.equal(forked, expected)
+    assert torch.equal(back, expected)
+
+
+@pytest.mark.parametrize("scheme", ["bf16", "int4"])
+def test_decoding_step_by_step_equals_torch_without_a_cache(scheme: str) -> None:
+    model, plain = pair(scheme)
+    runner = NativeRunner(model)
+    slot, ids = runner.open(100), prompt(5)
+    got = runner.forward([Row(slot, ids, 0)])[0]
+    for _ in range(12):
+        assert relative_error(got, torch_logits(plain, ids)) < BOUND
+        ids = [*ids, int(got.argmax())]
+        got = runner.forward([Row(slot, ids[-1:], len(ids) - 1)])[0]
+
+
+def test_long_context_and_many_rows() -> None:
+    model, plain = pair("int8")
+    runner = NativeRunner(model, threads=2)
+    ids = prompt(PREFILL_CHUNK * 4 + 3)
+    rows = [Row(runner.open(64), prompt(n, seed=n), 0) for n in range(1, 34)]
+    got = runner.forward([Row(runner.open(len(ids)), ids, 0), *rows])
+    assert relative_error(got[0], torch_logits(plain, ids)) < BOUND
+    for n in (1, 17, 33):
+        assert relative_error(got[n], torch_logits(plain, prompt(n, seed=n))) < BOUND
+
+
+def test_two_models_and_two_python_threads_do_not_meet() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    models = [pair("int4")[0], pair("bf16", num_hidden_layers=3)[0]]
+
+    def work(model: SmolLM3ForCausalLM) -> Tensor:
+        runner = NativeRunner(model, threads=2)
+        slot = runner.open(300)
+        return torch.stack([runner.forward([Row(slot, prompt(40, seed=i), 40 * i)])[0] for i in range(5)])
+
+    alone = [work(model) for model in models]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(work, models * 4))
+    for i, result in enumerate(together):
+        assert torch.equal(result, alone[i % 2])
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "float32": (lambda: tiny_model().float(), "float32 on cpu, not bfloat16"),
+    "activation": (lambda: tiny_model(hidden_act="gelu"), "hidden_act 'gelu'"),
+    "dynamic rope": (
+        lambda: tiny_model(rope_scaling={"rope_type": "dynamic", "factor": 2.0}),
+        "dynamic RoPE",
+    ),
+    "head size": (lambda: tiny_model(head_dim=40), "head_dim 40"),
+    "hidden size": (lambda: tiny_model(hidden_size=48, num_attention_heads=6, head_dim=16), "divide by 32"),
+    "no head": (lambda: tiny_model().model, "not a causal language model"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_it_cannot_run_is_refused_in_one_sentence(name: str) -> None:
+    make, words = REFUSED[name]
+    model = make()
+    assert words in str(refusal(model))
+    with pytest.raises(DeviceError, match="native engine cannot run"):
+        NativeRunner(model)  # type: ignore[arg-type]
+
+
+def test_bad_steps_are_errors_not_crashes() -> None:
+    model, _ = pair("bf16")
+    with pytest.raises(ParameterError, match="choose one of"):
+        NativeRunner(model, isa="avx1024")
+    runner = NativeRunner(model, max_cache_tokens=128)
+    with pytest.raises(ValueError, match="outside the vocabulary of 331"):
+        runner.forward([Row(runner.open(10), [331], 0)])
+    with pytest.raises(MemoryError, match="no free block"):
+        runner.forward([Row(runner.open(200), prompt(129), 0)])
+
+
+def test_a_packed_layer_in_torch_gives_the_kernels_numbers() -> None:
+    model, plain = pair("int4")
+    ids = torch.tensor([prompt(20), prompt(20, seed=1)])
+    with torch.no_grad():
+        got, expected = model.float()(ids).logits, plain(ids).logits
+    assert relative_error(got, expected) < BOUND
