@@ -18,12 +18,13 @@ from smollm3.text.template_date import moment
 KNOWN_VARIABLES = frozenset({"enable_thinking", "xml_tools", "python_tools", "documents", "tools"})
 """Variables that may be passed to any template, whether it reads them or not, as in transformers."""
 
-RESERVED_NAMES = frozenset({
-    "messages", "add_generation_prompt", "continue_final_message", "tokenize", "chat_template", "template", "date",
-    "now", "special_tokens", "return_dict", "return_tensors", "return_assistant_tokens_mask", "padding", "truncation",
-    "max_length", "tokenizer_kwargs", "caller", "environment", "context", "loop", "self", "super", "varargs",
-    "kwargs", "lipsum", "bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token",
-})  # fmt: skip
+_RESERVED_TEXT = """
+    messages add_generation_prompt continue_final_message tokenize chat_template template date now
+    special_tokens return_dict return_tensors return_assistant_tokens_mask padding truncation
+    max_length tokenizer_kwargs caller environment context loop self super varargs kwargs lipsum
+    bos_token eos_token pad_token unk_token sep_token cls_token mask_token
+"""
+RESERVED_NAMES = frozenset(_RESERVED_TEXT.split())
 _CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
@@ -44,9 +45,9 @@ def render(
 ) -> str:
     """Render `messages` with `template` (Jinja source, or "fixed" for our own SmolLM3 template).
 
-    `date` pins what `strftime_now` prints (a date, ISO text, None for now). `special_tokens` are names such as
-    `bos_token` with their text. `variables` are further ones that the template reads, `enable_thinking` above
-    all; a reserved name or one that no part of the template reads is a ParameterError.
+    `date` pins what `strftime_now` prints (a date, ISO text, None for now). `special_tokens` are names such
+    as `bos_token` with their text. `variables` are further ones that the template reads, `enable_thinking`
+    above all; a reserved name or one that no part of the template reads is a ParameterError.
     """
     return render_with_spans(
         template, messages, tools=tools, xml_tools=xml_tools, python_tools=python_tools, documents=documents,
@@ -68,10 +69,14 @@ def render_with_spans(
     """Render as `render` does, and tell which characters are the assistant's by `{% generation %}`."""
     source = template_source(template)
     # A list left out is the same as none: transformers passes `tools` and `documents` always, others never.
-    given = {name: value for name, value in variables.items() if value is not None or name not in KNOWN_VARIABLES}
+    given = {
+        name: value for name, value in variables.items() if value is not None or name not in KNOWN_VARIABLES
+    }
     _check_names(source, given)
     if continue_final_message and add_generation_prompt:
-        raise ParameterError("continue_final_message and add_generation_prompt exclude each other: pass one of them")
+        raise ParameterError(
+            "continue_final_message and add_generation_prompt exclude each other: pass one of them"
+        )
     chat = _template_messages(messages)
     if continue_final_message:
         final_text = _tag_final_message(chat)
@@ -127,7 +132,9 @@ def _template_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
     for message_idx, message in enumerate(messages):
         plain = _plain(message)
         if not isinstance(plain, dict):
-            raise PromptError(f"messages[{message_idx}] is a {type(message).__name__}: pass a dict with role and content")
+            raise PromptError(
+                f"messages[{message_idx}] is a {type(message).__name__}: pass a dict with role and content"
+            )
         copy = {key: value for key, value in plain.items() if value is not None}
         reasoning = next((copy[key] for key in _REASONING_FIELDS if key in copy), None)
         if reasoning is not None:
@@ -142,9 +149,12 @@ def _plain(value: Any, depth: int = 0) -> Any:
         raise PromptError("messages or tools nest deeper than 100 levels: flatten them")
     if value is None or type(value) in (str, int, float, bool):
         return value
-    for plain_type in (str, int, float):
-        if isinstance(value, plain_type):
-            return plain_type.__str__(value) if plain_type is str else plain_type.__pos__(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__pos__(value)
+    if isinstance(value, float):
+        return float.__pos__(value)
     if isinstance(value, Mapping):
         return {_plain(key, depth + 1): _plain(inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list):
@@ -152,10 +162,14 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, tuple):
         return tuple(_plain(inner, depth + 1) for inner in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: _plain(getattr(value, entry.name), depth + 1) for entry in dataclasses.fields(value)}
+        return {
+            entry.name: _plain(getattr(value, entry.name), depth + 1) for entry in dataclasses.fields(value)
+        }
     if callable(dump := getattr(value, "model_dump", None)):
         return _plain(dump(), depth + 1)
-    raise PromptError(f"a {type(value).__name__} cannot go into a chat template: pass text, numbers, lists and dicts")
+    raise PromptError(
+        f"a {type(value).__name__} cannot go into a chat template: pass text, numbers, lists and dicts"
+    )
 
 
 def _tag_final_message(chat: list[dict[str, Any]]) -> str:

@@ -16,147 +16,31 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
-from jinja2.compiler import CodeGenerator, Frame
-from jinja2.ext import Extension
+from jinja2.exceptions import SecurityError
 from jinja2.ext import loopcontrols as LoopControls
 from jinja2.meta import find_undeclared_variables
 from jinja2.nodes import EvalContext
-from jinja2.parser import Parser
 from jinja2.runtime import BlockReference, Context, LoopContext, Macro, markup_join, str_join
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError, safe_range
-from jinja2.utils import Cycler, Joiner, Namespace, pass_context
+from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
+from jinja2.utils import Cycler, Joiner, pass_context
 
 from smollm3.errors import TemplateError
 from smollm3.text.meter import CURRENT, Limits, Meter, TemplateLimitError, weigh
+from smollm3.text.sandbox_code import Dict, Generation, MeteredCode, MeteredIterable, Namespace
 from smollm3.text.sandbox_filters import FILTERS_OFFERED, MeteredFormatter, allow_method, binary
 from smollm3.text.template_date import strftime
 
 DEFAULT_LIMITS = Limits()
 
 
-class RaisedByTemplate(Exception):
+class RefusalError(Exception):
     """The template's own `raise_exception(message)`."""
-
-
-class _MeteredIterable:
-    """Any iterable of a `for`, counted step by step; keeps its length for `loop.length`."""
-
-    def __init__(self, items: Any) -> None:
-        self._items = items
-
-    def __iter__(self) -> Iterator[Any]:
-        tick = CURRENT.get().tick
-        for item in self._items:
-            tick()
-            yield item
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-
-class _Namespace(Namespace):
-    """Jinja's namespace without private names, and opaque: what is in it is not printed."""
-
-    def __init__(*args: Any, **kwargs: Any) -> None:
-        self, attributes = args[0], dict(*args[1:], **kwargs)
-        for name in attributes:
-            _Namespace._check(name)
-        Namespace.__init__(self, attributes)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        _Namespace._check(name)
-        Namespace.__setitem__(self, name, value)
-
-    def __repr__(self) -> str:
-        return "<Namespace>"
-
-    @staticmethod
-    def _check(name: Any) -> None:
-        if isinstance(name, str) and name.startswith("_"):
-            raise SecurityError(f"a namespace takes no private name such as {name!r}")
-
-
-class _Dict:
-    """`dict(...)` and `dict.fromkeys(...)`, without the type behind them."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
-
-    def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        return dict.fromkeys(*args)
-
-
-class _Generation(Extension):
-    """`{% generation %}...{% endgeneration %}`: remembers which characters are the assistant's."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        lineno = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("remember"), [], [], body).set_lineno(lineno)
-
-    def remember(self, caller: Callable[[], str]) -> str:
-        meter = CURRENT.get()
-        start = meter.rendered_size
-        text = caller()
-        meter.spans.append((start, start + len(text)))
-        return text
-
-
-class _MeteredCode(CodeGenerator):
-    """Compiles templates so that every operation the sandbox cannot intercept passes the meter."""
-
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
-        self.write("environment.concatenate(context.eval_ctx, (")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write("))")
-
-    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
-        if not isinstance(node.arg, nodes.Slice):
-            super().visit_Getitem(node, frame)
-            return
-        self.write("environment.slice(")
-        self.visit(node.node, frame)
-        for bound in (node.arg.start, node.arg.stop, node.arg.step):
-            self.write(", ")
-            self.visit(bound or nodes.Const(None), frame)
-        self.write(")")
-
-    def _admitted(self, visit: Callable[[Any, Frame], None], node: Any, frame: Frame) -> None:
-        self.write("environment.admit(")
-        visit(node, frame)
-        self.write(")")
-
-    def visit_List(self, node: nodes.List, frame: Frame) -> None:
-        self._admitted(super().visit_List, node, frame)
-
-    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
-        self._admitted(super().visit_Dict, node, frame)
-
-    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
-        if node.ctx == "load":
-            self._admitted(super().visit_Tuple, node, frame)
-        else:
-            super().visit_Tuple(node, frame)
-
-    def visit_For(self, node: nodes.For, frame: Frame) -> None:
-        items = nodes.EnvironmentAttribute("metered")
-        node.iter = nodes.Call(items, [node.iter], [], None, None, lineno=node.iter.lineno)
-        super().visit_For(node, frame)
-
-    def visit_Output(self, node: nodes.Output, frame: Frame) -> None:
-        literal = sum(len(part.data) for part in node.nodes if isinstance(part, nodes.TemplateData))
-        self.writeline(f"environment.emit({literal})")
-        super().visit_Output(node, frame)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
     """The environment itself; `sandbox()` is its only constructor."""
 
-    code_generator_class = _MeteredCode
+    code_generator_class = MeteredCode
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
     def __init__(self) -> None:
@@ -166,22 +50,29 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             # Nothing is computed at compile time: constants would be folded outside the meter.
             optimized=False,
             finalize=_emit_value,
-            extensions=[_Generation, LoopControls],
+            extensions=[Generation, LoopControls],
         )
         self.filters = dict(FILTERS_OFFERED)
         self.globals: dict[str, Any] = {
             "range": safe_range,
-            "dict": _Dict(),
-            "namespace": _Namespace,
+            "dict": Dict(),
+            "namespace": Namespace,
             "cycler": Cycler,
             "joiner": Joiner,
             "raise_exception": _raise_exception,
             "strftime_now": _strftime_now,
         }
-        self._functions = (safe_range, _Namespace, Cycler, Joiner, _raise_exception, _strftime_now)
+        self._functions: tuple[Any, ...] = (
+            safe_range,
+            Namespace,
+            Cycler,
+            Joiner,
+            _raise_exception,
+            _strftime_now,
+        )
 
-    def metered(self, items: Any) -> _MeteredIterable:
-        return _MeteredIterable(items)
+    def metered(self, items: Any) -> MeteredIterable:
+        return MeteredIterable(items)
 
     def emit(self, num_chars: int) -> None:
         CURRENT.get().emit(num_chars)
@@ -209,7 +100,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             return None
         return _Format(self, value.__self__, mapping=value.__name__ == "format_map")
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         meter = CURRENT.get()
         meter.tick()
         owner = getattr(__obj, "__self__", None)
@@ -228,7 +119,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def _is_offered(self, function: Any, owner: Any) -> bool:
         if isinstance(function, types.MethodType):
-            return isinstance(owner, (*_OBJECTS, _Generation, _Sandbox))
+            return isinstance(owner, (*_OBJECTS, Generation, _Sandbox))
         # An undefined name is let through to jinja, whose message names it.
         return isinstance(function, (*_OBJECTS, jinja2.Undefined)) or any(
             function is offered for offered in self._functions
@@ -246,11 +137,11 @@ class _Format:
 
     def __call__(self, *args: Any, **kwargs: Any) -> str:
         if self._mapping:
-            args, kwargs = (), args[0]
+            (kwargs,), args = args, ()
         return MeteredFormatter(self._environment).vformat(str(self._pattern), args, kwargs)
 
 
-_OBJECTS = (Macro, LoopContext, BlockReference, Cycler, Joiner, _Dict, _Format)
+_OBJECTS = (Macro, LoopContext, BlockReference, Cycler, Joiner, Dict, _Format)
 
 
 @pass_context
@@ -261,7 +152,7 @@ def _emit_value(context: Context, value: Any) -> Any:
 
 
 def _raise_exception(message: Any) -> None:
-    raise RaisedByTemplate(str(message))
+    raise RefusalError(str(message))
 
 
 def _strftime_now(pattern: str) -> str:
@@ -289,14 +180,16 @@ def _template_errors() -> Iterator[None]:
         yield
     except TemplateError:
         raise
-    except RaisedByTemplate as error:
+    except RefusalError as error:
         raise TemplateError(f"the chat template refuses these messages: {_one_line(error)}") from None
     except TemplateLimitError as error:
         raise TemplateError(f"the chat template is stopped: {_one_line(error)}") from None
     except RecursionError:
         raise TemplateError("the chat template is stopped: it recurses too deep") from None
     except jinja2.TemplateSyntaxError as error:
-        raise TemplateError(f"the chat template has an error in line {error.lineno}: {_one_line(error)}") from None
+        raise TemplateError(
+            f"the chat template has an error in line {error.lineno}: {_one_line(error)}"
+        ) from None
     except Exception as error:
         raise TemplateError(f"the chat template fails: {type(error).__name__}: {_one_line(error)}") from None
 
@@ -327,9 +220,9 @@ def template_variables(source: str, limits: Limits = DEFAULT_LIMITS) -> frozense
 def render_source(
     source: str, variables: Mapping[str, Any], *, now: datetime, limits: Limits = DEFAULT_LIMITS
 ) -> Rendered:
-    """Render a template over plain data (None, bool, int, float, str, list, tuple, dict), or raise TemplateError.
+    """Render a template over plain data: None, bool, int, float, str, list, tuple, dict.
 
-    `now` is the moment that `strftime_now` prints.
+    Raises TemplateError. `now` is the moment that `strftime_now` prints.
     """
     with _template_errors():
         template, _ = _compiled(source, limits)

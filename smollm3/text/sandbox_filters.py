@@ -1,16 +1,16 @@
 """Jinja's filters, operators and methods, each refused before it makes a value too large to allow.
 
-The table at the end is an allow-list: what is not in it (`urlize`, `wordwrap`, `random`, `translate`, ...) has
+The table at the end is an allow-list: what is not in it (`urlize`, `wordwrap`, `random`, ...) has
 unbounded cost or no use in a chat template, and a template that asks for it is refused when it compiles.
 """
 
 import json
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from functools import wraps
 from string import Formatter
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment
 from jinja2.filters import FILTERS
@@ -26,22 +26,22 @@ _NUMBER = re.compile(r"\d+")
 _PERCENT = re.compile(r"%(?:\([^()]*\))?[^%a-zA-Z]*[a-zA-Z%]?")
 
 # Filters whose result cannot outgrow what the general guard measures.
-_PLAIN_FILTERS = (
-    "abs", "attr", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "groupby",
-    "items", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "safe",
-    "select", "selectattr", "sort", "string", "title", "trim", "truncate", "unique", "upper", "urlencode",
-    "wordcount",
-)  # fmt: skip
+_PLAIN_FILTERS_TEXT = """
+    abs attr capitalize count d default dictsort e escape first float groupby items last length list
+    lower map max min reject rejectattr reverse safe select selectattr sort string title trim
+    truncate unique upper urlencode wordcount
+"""
+_PLAIN_FILTERS = _PLAIN_FILTERS_TEXT.split()
 
-STRING_METHODS = frozenset({
-    "capitalize", "casefold", "center", "count", "endswith", "expandtabs", "find", "index", "isalnum", "isalpha",
-    "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric", "isprintable", "isspace", "istitle",
-    "isupper", "join", "ljust", "lower", "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind",
-    "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "swapcase",
-    "title", "upper", "zfill",
-})  # fmt: skip
-METHODS: tuple[tuple[type | tuple[type, ...], frozenset[str]], ...] = (
-    (str, STRING_METHODS),
+_STRING_METHODS_TEXT = """
+    capitalize casefold center count endswith expandtabs find index isalnum isalpha isascii
+    isdecimal isdigit isidentifier islower isnumeric isprintable isspace istitle isupper join ljust
+    lower lstrip partition removeprefix removesuffix replace rfind rindex rjust rpartition rsplit
+    rstrip split splitlines startswith strip swapcase title upper zfill
+"""
+_STRING_METHODS = frozenset(_STRING_METHODS_TEXT.split())
+_METHODS: tuple[tuple[type | tuple[type, ...], frozenset[str]], ...] = (
+    (str, _STRING_METHODS),
     (dict, frozenset({"copy", "get", "items", "keys", "values"})),
     ((list, tuple), frozenset({"copy", "count", "index"})),
     ((bool, int, float), frozenset({"bit_length", "is_integer"})),
@@ -111,7 +111,7 @@ class MeteredFormatter(SandboxedFormatter):
 
 def allow_method(name: str, owner: Any, args: Sequence[Any]) -> None:
     """Refuse a method call on plain data that is not in the list or whose result or cost is too large."""
-    if not any(isinstance(owner, types) and name in names for types, names in METHODS):
+    if not any(isinstance(owner, types) and name in names for types, names in _METHODS):
         raise TemplateLimitError(f"the method {name!r} of {type(owner).__name__} is not offered to templates")
     if not isinstance(owner, str):
         return
@@ -123,8 +123,8 @@ def allow_method(name: str, owner: Any, args: Sequence[Any]) -> None:
         meter.allow(len(owner) + owner.count("\t") * (first if isinstance(first, int) else 8))
     elif name == "replace" and len(args) >= 2 and isinstance(first, str) and isinstance(args[1], str):
         meter.allow(len(owner) + owner.count(first) * len(args[1]))
-    elif name == "join" and isinstance(first, Iterable):
-        meter.allow(meter.size(first) + len(owner) * (len(first) if hasattr(first, "__len__") else 0))
+    elif name == "join" and isinstance(first, Sized):
+        meter.allow(meter.size(first) + len(owner) * len(first))
     elif name in {"rfind", "rindex", "rsplit", "rpartition"} and isinstance(first, str):
         # Searching from the right has no linear worst case in CPython.
         meter.allow(len(owner) * len(first) // 64)
@@ -185,7 +185,9 @@ def _int(value: Any, default: int = 0, base: int = 10) -> int:
     return int(FILTERS["int"](value, default, base))
 
 
-def _sum(environment: Any, iterable: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+def _sum(
+    environment: Any, iterable: Iterable[Any], attribute: str | int | None = None, start: Any = 0
+) -> Any:
     if not isinstance(start, int | float):
         raise TemplateLimitError("sum adds numbers only")
     return FILTERS["sum"](environment, iterable, attribute, start)
@@ -202,7 +204,7 @@ def _slice(eval_ctx: Any, value: Iterable[Any], slices: int, fill_with: Any = No
 
 
 def _guarded(function: Callable[..., Any], like: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a filter: count it, refuse many items times large arguments, measure and materialise its result."""
+    """Wrap a filter: count it, refuse many items times large arguments, measure its result."""
     skip = 1 if hasattr(like, "jinja_pass_arg") else 0
 
     @wraps(like)
@@ -226,10 +228,11 @@ def _guarded(function: Callable[..., Any], like: Callable[..., Any]) -> Callable
 FILTERS_OFFERED: dict[str, Callable[..., Any]] = {
     **{name: _guarded(FILTERS[name], FILTERS[name]) for name in _PLAIN_FILTERS},
     **{
-        name: _guarded(function, _tojson if name == "tojson" else FILTERS[name])
+        name: _guarded(function, cast(Callable[..., Any], _tojson if name == "tojson" else FILTERS[name]))
         for name, function in {
-            "batch": _batch, "center": _center, "format": _format, "indent": _indent, "int": _int, "join": _join,
-            "replace": _replace, "round": _round, "slice": _slice, "sum": _sum, "tojson": _tojson,
+            "batch": _batch, "center": _center, "format": _format, "indent": _indent, "int": _int,
+            "join": _join, "replace": _replace, "round": _round, "slice": _slice, "sum": _sum,
+            "tojson": _tojson,
         }.items()
     },
 }  # fmt: skip

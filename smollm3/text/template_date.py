@@ -25,13 +25,17 @@ def moment(when: date | str | None) -> datetime:
     try:
         return datetime.fromisoformat(when)
     except (TypeError, ValueError):
-        raise PromptError(f"date={when!r} is not a date: pass a datetime.date or text like '2026-11-23'") from None
+        raise PromptError(
+            f"date={when!r} is not a date: pass a datetime.date or text like '2026-11-23'"
+        ) from None
 
 
 def strftime(when: datetime, pattern: str) -> str:
     """Format as `datetime.strftime` does in the C locale, whatever locale the process runs under."""
     if not isinstance(pattern, str) or len(pattern) > _MAX_FORMAT or re.search(r"%[-_0^#]?[1-9]", pattern):
-        raise TemplateLimitError("strftime_now takes a plain format of at most 200 characters, without widths")
+        raise TemplateLimitError(
+            "strftime_now takes a plain format of at most 200 characters, without widths"
+        )
     named = {
         "A": _DAYS[when.weekday()],
         "a": _DAYS[when.weekday()][:3],
