@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-NUM_CANDIDATES = 1024  # likeliest ids that nearly always hold a nucleus; else the whole vocabulary is ordered
+NUM_CANDIDATES = 1024  # likeliest ids that nearly always hold a nucleus; else 16 times more, then all
 
 
 def add_(logits: Tensor, rows: Tensor, ids: Tensor, values: Tensor) -> None:
@@ -77,7 +77,7 @@ def _nucleus_floor(logits: Tensor, candidates: Tensor, floor: Tensor, top_p: Ten
         whole = candidates.shape[-1] == logits.shape[-1]
         if whole or bool(((reached[:, -1:] >= top_p) | (candidates[:, -1:] < floor) | (top_p >= 1)).all()):
             break
-        candidates = logits.sort(descending=True).values
+        candidates = logits.topk(min(16 * candidates.shape[-1], logits.shape[-1])).values
     inside = reached - p < top_p
     inside[:, 0] = True
     lowest = torch.where(inside, candidates, math.inf).amin(-1, keepdim=True)

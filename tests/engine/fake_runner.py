@@ -1,4 +1,4 @@
-"""A runner that is a table: the next logits are a fixed function of a sequence's ids, so answers are known."""
+"""A runner that is a table: the next logits are a function of a sequence's ids, so answers are known."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from smollm3.engine.runner import Row
 
 
 class FakeRunner:
-    """Logits after ids are row `sum(ids * place) mod P` of a random table; slots remember what they took in."""
+    """Logits after ids are row `sum(ids * place) mod P` of a table; slots remember what they took in."""
 
     def __init__(self, vocab_size: int = 32, context_size: int = 64, seed: int = 0, period: int = 97) -> None:
         self.vocab_size = vocab_size

@@ -1,0 +1,167 @@
+"""Sampling functions against plain definitions, in which everything is sorted, and counts of many draws."""
+
+import math
+import time
+from random import Random
+
+import pytest
+import torch
+from torch import Tensor
+
+from smollm3.engine import sampling
+
+OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+def warp(logits: Tensor, *rows: dict[str, float]) -> Tensor:
+    options = [{**OFF, **row} for row in rows]
+    return sampling.warp(
+        logits,
+        [o["temperature"] for o in options],
+        [int(o["top_k"]) for o in options],
+        [o["top_p"] for o in options],
+        [o["min_p"] for o in options],
+    )
+
+
+def kept_by_definition(
+    logits: Tensor, temperature: float, top_k: int, top_p: float, min_p: float
+) -> set[int]:
+    """Ids that remain, by ordering the whole vocabulary in exact steps."""
+    scaled = (logits / temperature).double()
+    order = sorted(range(len(scaled)), key=lambda i: -float(scaled[i]))
+    if top_k:
+        order = [i for i in order if scaled[i] >= scaled[order[min(top_k, len(order)) - 1]]]
+    p = torch.softmax(scaled[order], 0).tolist()
+    mass, nucleus = 0.0, []
+    for token_id, probability in zip(order, p, strict=True):
+        if nucleus and mass >= top_p:
+            break
+        nucleus.append(token_id)
+        mass += probability
+    best = float(scaled[order[0]])
+    return {i for i in nucleus if min_p == 0 or float(scaled[i]) - best >= math.log(min_p)}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_truncation_keeps_what_the_definitions_keep(seed: int) -> None:
+    random = Random(seed)
+    vocab_size = random.choice([5, 40, 3000])
+    logits = torch.randn(3, vocab_size, generator=torch.Generator().manual_seed(seed)) * random.choice(
+        [0.5, 3]
+    )
+    rows = [
+        {
+            "temperature": random.choice([0.6, 1.0, 1.7]),
+            "top_k": random.choice([0, 1, 3, 50, 10**6]),
+            "top_p": random.choice([1.0, 0.95, 0.5, 0.01, 0.0]),
+            "min_p": random.choice([0.0, 0.05, 0.3]),
+        }
+        for _ in range(3)
+    ]
+    warped = warp(logits, *rows)
+    for row, options in enumerate(rows):
+        kept = set(warped[row].isfinite().nonzero()[:, 0].tolist())
+        assert kept == kept_by_definition(logits[row], **options), options  # type: ignore[arg-type]
+        torch.testing.assert_close(
+            warped[row][sorted(kept)], (logits[row] / options["temperature"])[sorted(kept)]
+        )
+
+
+def test_a_flat_distribution_needs_more_than_the_candidates_and_gets_them() -> None:
+    vocab_size = sampling.NUM_CANDIDATES * 4
+    logits = torch.randn(1, vocab_size, generator=torch.Generator().manual_seed(0)) * 0.01
+    warped = warp(logits, {"top_p": 0.9})
+    assert set(warped[0].isfinite().nonzero()[:, 0].tolist()) == kept_by_definition(
+        logits[0], 1.0, 0, 0.9, 0.0
+    )
+    assert warped.isfinite().sum() > sampling.NUM_CANDIDATES
+
+
+def test_ties_at_the_edge_stay_together() -> None:
+    logits = torch.tensor([[2.0, 1.0, 1.0, 1.0, 0.0]])
+    assert warp(logits, {"top_k": 2}).isfinite().tolist() == [[True, True, True, True, False]]
+    assert warp(logits, {"top_k": 2, "top_p": 0.6}).isfinite().tolist() == [[True, True, True, True, False]]
+    assert warp(logits, {"top_k": 2, "top_p": 0.3}).isfinite().tolist() == [
+        [True, False, False, False, False]
+    ]
+
+
+def test_ids_that_are_ruled_out_before_stay_out() -> None:
+    logits = torch.tensor([[0.0, -math.inf, 1.0, -math.inf]])
+    for options in ({"top_k": 3}, {"top_p": 0.99}, {"min_p": 0.01}, {"temperature": 2.0}):
+        assert warp(logits, options).isfinite().tolist() == [[True, False, True, False]]
+
+
+def test_options_that_are_off_return_the_logits_themselves() -> None:
+    logits = torch.randn(2, 7)
+    assert warp(logits, {}, {}) is logits
+
+
+def test_rows_do_not_look_at_each_other() -> None:
+    logits = torch.randn(4, 2000, generator=torch.Generator().manual_seed(1))
+    rows: list[dict[str, float]] = [{"top_k": 7}, {"top_p": 0.8}, {"min_p": 0.2, "temperature": 0.5}, {}]
+    together = warp(logits, *rows)
+    for row, options in enumerate(rows):
+        assert torch.equal(warp(logits[row : row + 1], options)[0], together[row])
+
+
+def test_draws_invert_the_cumulative_distribution() -> None:
+    scores = torch.tensor([0.5, 0.25, 0.25]).log()[None]
+    for uniform, token_id in [(0.0, 0), (0.49, 0), (0.51, 1), (0.74, 1), (0.76, 2), (1 - 2**-53, 2)]:
+        assert sampling.draw(scores, [uniform]).tolist() == [token_id]
+    gaps = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0, -math.inf]])
+    assert sampling.draw(gaps, [0.0]).tolist() == [1]
+    assert sampling.draw(gaps, [1 - 2**-53]).tolist() == [3]
+
+
+def test_draws_follow_the_distribution() -> None:
+    scores = torch.randn(16, generator=torch.Generator().manual_seed(2)) * 1.5
+    num, random = 20_000, Random(0)
+    drawn = sampling.draw(scores.expand(num, -1), [random.random() for _ in range(num)])
+    expected = scores.softmax(0) * num
+    chi_square = float(((torch.bincount(drawn, minlength=16) - expected) ** 2 / expected).sum())
+    assert chi_square < 37.7  # 15 degrees of freedom: one in a thousand lies above
+
+
+def test_a_draw_is_the_same_in_any_batch() -> None:
+    scores = torch.randn(5, 50_000, generator=torch.Generator().manual_seed(3))
+    uniforms = [0.1, 0.9, 0.3, 0.7, 0.5]
+    together = sampling.draw(scores, uniforms).tolist()
+    assert together == [int(sampling.draw(scores[i : i + 1], [u])) for i, u in enumerate(uniforms)]
+
+
+def test_edits_reach_their_cells_and_no_others() -> None:
+    logits = torch.tensor([[1.0, -1.0, 2.0], [4.0, -4.0, 0.0]])
+    rows, ids = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    sampling.penalise_repetition_(logits, rows, ids, torch.tensor([2.0, 2.0, 4.0, 4.0]))
+    assert logits.tolist() == [[0.5, -2.0, 2.0], [1.0, -16.0, 0.0]]
+    sampling.add_(logits, torch.tensor([1, 1]), torch.tensor([2, 2]), torch.tensor([1.0, 2.0]))
+    assert logits[1, 2] == 3
+    sampling.forbid_(logits, torch.tensor([0]), torch.tensor([2]))
+    assert logits.isneginf().nonzero().tolist() == [[0, 2]]
+
+
+def test_log_probabilities_are_those_of_a_softmax() -> None:
+    logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(4))
+    chosen, top, top_ids = sampling.log_probabilities(logits, torch.tensor([3, 8]), 20)
+    expected = logits.log_softmax(-1)
+    torch.testing.assert_close(chosen, expected[[0, 1], [3, 8]])
+    torch.testing.assert_close(top, expected.sort(descending=True).values)
+    assert top_ids.tolist() == expected.argsort(descending=True).tolist()
+
+
+def test_the_whole_vocabulary_is_not_sorted_for_a_nucleus() -> None:
+    logits = torch.randn(1, 128_256, generator=torch.Generator().manual_seed(5)) * 6
+
+    def seconds(run: object) -> float:
+        start = time.perf_counter()
+        for _ in range(5):
+            run()  # type: ignore[operator]
+        return time.perf_counter() - start
+
+    times = [
+        (seconds(lambda: warp(logits, {"top_p": 0.95})), seconds(lambda: logits.sort(descending=True)))
+        for _ in range(5)
+    ]
+    assert min(ours for ours, _ in times) < min(sort for _, sort in times)
