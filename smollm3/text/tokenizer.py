@@ -18,10 +18,8 @@ from smollm3.text.gguf_tokenizer import read_gguf_tokenizer
 from smollm3.text.special_tokens import as_added_token, extra_special_tokens, named_special_tokens
 from smollm3.text.tokenizer_bytes import without_tokens
 from smollm3.text.tokenizer_files import CONFIG_FILE, read_tokenizer_files, write_tokenizer_files
-from smollm3.text.tokenizer_lengths import SIDES, Truncation, truncate
+from smollm3.text.tokenizer_lengths import SIDES, UNLIMITED, Truncation, truncate
 from smollm3.text.tokenizer_vocabulary import Vocabulary, checked_ids
-
-UNLIMITED = int(1e30)  # model_max_length of a tokenizer that names none, as HF writes it
 
 
 class Tokenizer(Vocabulary):
@@ -47,9 +45,10 @@ class Tokenizer(Vocabulary):
             )
         backend.no_padding()
         backend.no_truncation()
-        pieces = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
-        self._post_processor = backend.post_processor or pieces
-        backend.post_processor = pieces
+        first = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
+        self._second = processors.TemplateProcessing(single="$A:1", pair="$A:0 $B:1", special_tokens=[])
+        self._post_processor = backend.post_processor or first
+        backend.post_processor = first
         super().__init__(backend, special_tokens or {}, extra_special_tokens)
         self.chat_templates = dict(chat_templates or {})
         self.model_max_length = UNLIMITED if model_max_length is None else model_max_length
@@ -168,7 +167,10 @@ class Tokenizer(Vocabulary):
         pieces = self._encode_pieces(firsts, is_split_into_words=is_split_into_words)
         others: Sequence[Encoding | None] = [None] * len(pieces)
         if seconds is not None:
-            others = self._encode_pieces(seconds, is_split_into_words=is_split_into_words)
+            others = [
+                self._second.process(piece, None, False)
+                for piece in self._encode_pieces(seconds, is_split_into_words=is_split_into_words)
+            ]
         num_added = self.num_special_tokens_to_add(seconds is not None) if add_special_tokens else 0
         encodings = []
         for first, second in zip(pieces, others, strict=True):

@@ -3,9 +3,10 @@
 Works on `tokenizers.Encoding`s before (truncation) and after (padding) special tokens are put around them.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from tokenizers import Encoding
 
@@ -13,6 +14,7 @@ from smollm3.errors import ParameterError
 
 STRATEGIES = ("longest_first", "only_first", "only_second")
 SIDES = ("left", "right")
+UNLIMITED = int(1e30)  # model_max_length of a tokenizer that names none, as HF writes it
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Padding:
     side: str = "right"
 
     def __post_init__(self) -> None:
+        if self.side not in SIDES:
+            raise ParameterError(f"padding_side is {self.side!r}; choose 'left' or 'right'")
         if self.multiple_of is not None and self.multiple_of < 1:
             raise ParameterError(f"pad_to_multiple_of is {self.multiple_of}; give a number of at least 1")
 
@@ -111,11 +115,99 @@ def _cut(encoding: Encoding, keep: int, truncation: Truncation) -> None:
 
 def pad(encodings: Sequence[Encoding], padding: Padding) -> None:
     """Lengthen the encodings, and their overflowing windows, in place to one length."""
-    length = padding.length
-    if length is None:
-        length = max((len(encoding.ids) for encoding in encodings), default=0)
-    if padding.multiple_of:
-        length = -(-length // padding.multiple_of) * padding.multiple_of
+    length = _target_length(padding, [len(encoding.ids) for encoding in encodings])
     direction: Literal["left", "right"] = "left" if padding.side == "left" else "right"
     for encoding in encodings:
         encoding.pad(length, direction=direction, pad_id=padding.pad_token_id, pad_token=padding.pad_token)
+
+
+def pad_rows(rows: Mapping[str, list[list[int]]], padding: Padding) -> dict[str, list[list[int]]]:
+    """Pad rows that are lists of ids and masks already; other keys stay as they are."""
+    fillers = {
+        "input_ids": padding.pad_token_id,
+        "attention_mask": 0,
+        "token_type_ids": 0,
+        "special_tokens_mask": 1,
+    }
+    length = _target_length(padding, [len(row) for row in rows["input_ids"]])
+
+    def padded(row: list[int], filler: int) -> list[int]:
+        fill = [filler] * (length - len(row))
+        return fill + row if padding.side == "left" else row + fill
+
+    return {
+        key: [padded(row, fillers[key]) for row in values] if key in fillers else values
+        for key, values in rows.items()
+    }
+
+
+def _target_length(padding: Padding, lengths: Sequence[int]) -> int:
+    length = max(lengths, default=0) if padding.length is None else padding.length
+    return -(-length // padding.multiple_of) * padding.multiple_of if padding.multiple_of else length
+
+
+class PaddingTokenizer(Protocol):
+    """A tokenizer, as far as padding and truncation need it."""
+
+    model_max_length: int
+
+    @property
+    def pad_token(self) -> str | None: ...
+
+    @property
+    def pad_token_id(self) -> int | None: ...
+
+    @property
+    def padding_side(self) -> str: ...
+
+    @property
+    def truncation_side(self) -> str: ...
+
+
+def plan_truncation(
+    tokenizer: PaddingTokenizer, truncation: bool | str | None, max_length: int | None, stride: int
+) -> Truncation | None:
+    """Read a call's truncation arguments; None where nothing is to be cut."""
+    limit = tokenizer.model_max_length if max_length is None else max_length
+    if truncation in (None, False, "do_not_truncate") or limit >= UNLIMITED:
+        return None
+    strategy = "longest_first" if truncation is True else str(truncation)
+    return Truncation(limit, strategy, stride, tokenizer.truncation_side)
+
+
+def plan_padding(
+    tokenizer: PaddingTokenizer,
+    padding: bool | str,
+    max_length: int | None,
+    multiple_of: int | None,
+    side: str | None,
+    truncation: Truncation | None,
+) -> Padding | None:
+    """Read a call's padding arguments; None where nothing is to be padded."""
+    if padding is False or padding == "do_not_pad":
+        return None
+    if padding not in (True, "longest", "max_length"):
+        raise ParameterError(f"padding is {padding!r}; choose True, False, 'longest' or 'max_length'")
+    if tokenizer.pad_token is None or tokenizer.pad_token_id is None:
+        raise ParameterError(
+            "padding needs a pad token; set one, as in tokenizer.pad_token = tokenizer.eos_token"
+        )
+    length = None
+    if padding == "max_length":
+        length = tokenizer.model_max_length if max_length is None else max_length
+        if length >= UNLIMITED:
+            raise ParameterError(
+                "padding='max_length' needs max_length: this tokenizer names no length of its own"
+            )
+    elif max_length is not None and truncation is None:
+        warnings.warn(
+            "max_length does nothing with this padding; pass truncation=True or padding='max_length'",
+            stacklevel=3,
+        )
+    if truncation is not None and multiple_of and truncation.max_length % multiple_of:
+        raise ParameterError(
+            f"max_length {truncation.max_length} is no multiple of pad_to_multiple_of {multiple_of}"
+        )
+    return Padding(
+        tokenizer.pad_token, tokenizer.pad_token_id, length, multiple_of, side or tokenizer.padding_side
+    )
