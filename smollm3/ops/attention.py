@@ -76,6 +76,8 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float
     if allowed is not None:
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+    if allowed is not None:
+        weights = weights.masked_fill(~allowed, 0.0)  # where a query may see nothing, softmax spread evenly
     weights = F.dropout(weights, p=dropout, training=dropout > 0)
     mixed = weights.view(B, K, H // K * T, S) @ v  # [B, K, G*T, D]
     return Attended(mixed.view(B, H, T, D).transpose(1, 2), weights)

@@ -56,7 +56,7 @@ def _block_mask(allowed: Tensor | None, T: int, S: int, device: torch.device) ->
     rows = None if allowed.shape[0] == 1 else allowed.shape[0]
 
     def may_see(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return allowed[b, 0, i, j]
+        return allowed[0 if rows is None else b, 0, i, j]
 
     return create_block_mask(may_see, rows, None, T, S, device=str(device))
 

@@ -19,10 +19,11 @@ from smollm3.errors import ParameterError
 class Visibility:
     """What a layer's queries may see.
 
-    `allowed` is bool [B or 1, 1, T, S]. None says that order alone decides: query i sees keys 0..i, and a
-    single query (T = 1) sees every key. The rest is for kernels that read no such mask: `key_doc` [B, past +
-    T] numbers each token's document, -1 for padding (None: one document, no padding); `window` is how far a
-    query looks back; `ready_made` is the mask that a caller gave instead of these, before the window.
+    `allowed` is bool [B or 1, 1, T, S]; a query that may see nothing (padding) gets zeros. None says that
+    order alone decides: query i sees keys 0..i, and a single query (T = 1) sees every key. The rest is for
+    kernels that read no such mask: `key_doc` [B, past + T] numbers each token's document, -1 for padding
+    (None: one document, no padding); `window` is how far a query looks back; `ready_made` is the mask that a
+    caller gave instead of these, before the window.
     """
 
     allowed: Tensor | None = None
@@ -144,9 +145,6 @@ def visibility(where: Layout, window: int | None = None) -> Visibility:
     if where.doc is not None:
         doc = torch.nn.functional.pad(where.doc, (0, where.num_keys - total), value=-1)
         allowed = allowed & (where.doc[:, past:, None] == doc[:, None, :])
-    if key_doc is not None:
-        # A row of padding would see nothing and turn into NaN: let it see itself.
-        allowed = allowed | (~allowed.any(-1, keepdim=True) & (key == query))
     return Visibility(allowed[:, None], key_doc, window, past)
 
 
