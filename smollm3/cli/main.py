@@ -1,0 +1,214 @@
+"""The `smollm3` command: reads what was typed, runs a subcommand, turns errors into a line and an exit code.
+
+0 is success, 1 an error, 2 a wrong call, 130 Ctrl-C. Answers go to stdout, everything else to stderr. Nothing
+heavy is imported before a subcommand needs it.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from smollm3 import __version__
+from smollm3.cli import options as o
+from smollm3.cli.settings import Settings
+from smollm3.cli.terminal import one_line
+from smollm3.errors import SmolLM3Error
+
+PROGRAM = "smollm3"
+
+app = typer.Typer(
+    name=PROGRAM,
+    help="SmolLM3 on your machine: chat with it, ask it from a script, see what it needs.",
+    epilog="Options may be spelled with - or _: --max-new-tokens and --max_new_tokens are one.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-"), "max_content_width": 100},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors (at any place).")] = False,
+) -> None:
+    """Hold the options of the program itself; `main` has read --debug before."""
+
+
+@app.command(context_settings={"max_content_width": 100})
+def chat(
+    model: o.ModelArgument = None,
+    dtype: o.Dtype = "auto",
+    attn_implementation: o.Attention = None,
+    device: o.Device = "auto",
+    quantize: o.Quantize = None,
+    revision: o.Revision = None,
+    local_files_only: o.Offline = False,
+    template: o.Template = None,
+    system: o.System = None,
+    think: o.Think = None,
+    hide_thinking: o.HideThinking = False,
+    markdown: Annotated[bool, typer.Option("--markdown/--no-markdown", help="Render markdown.")] = True,
+    load: Annotated[
+        Path | None, typer.Option("--load", metavar="FILE", help="Go on with a chat that /save wrote.")
+    ] = None,
+    max_new_tokens: o.MaxNewTokens = None,
+    do_sample: o.DoSample = None,
+    temperature: o.Temperature = None,
+    top_k: o.TopK = None,
+    top_p: o.TopP = None,
+    min_p: o.MinP = None,
+    repetition_penalty: o.RepetitionPenalty = None,
+    presence_penalty: o.PresencePenalty = None,
+    frequency_penalty: o.FrequencyPenalty = None,
+    seed: o.Seed = None,
+    stop: o.Stop = None,
+) -> None:
+    """Talk with a model. /help inside lists the commands; piped input is one message per line."""
+    settings = Settings(
+        max_new_tokens, do_sample, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
+        frequency_penalty, seed, tuple(stop or ()), think, not hide_thinking, markdown,
+    )  # fmt: skip
+    from smollm3.cli.chat import run_chat
+
+    load_options = o.LoadOptions(
+        model, dtype, attn_implementation, device, quantize, revision, local_files_only
+    )  # fmt: skip
+    raise typer.Exit(run_chat(load_options, settings, template=template, system=system, load_from=load))
+
+
+@app.command(context_settings={"max_content_width": 100})
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="The prompt; what is piped in stands before it.")
+    ] = None,
+    model: o.ModelOption = None,
+    dtype: o.Dtype = "auto",
+    attn_implementation: o.Attention = None,
+    device: o.Device = "auto",
+    quantize: o.Quantize = None,
+    revision: o.Revision = None,
+    local_files_only: o.Offline = False,
+    template: o.Template = None,
+    system: o.System = None,
+    think: o.Think = None,
+    hide_thinking: o.HideThinking = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object: text, reasoning, tool calls, usage, timings.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr how fast it was.")] = False,
+    max_new_tokens: o.MaxNewTokens = None,
+    do_sample: o.DoSample = None,
+    temperature: o.Temperature = None,
+    top_k: o.TopK = None,
+    top_p: o.TopP = None,
+    min_p: o.MinP = None,
+    repetition_penalty: o.RepetitionPenalty = None,
+    presence_penalty: o.PresencePenalty = None,
+    frequency_penalty: o.FrequencyPenalty = None,
+    seed: o.Seed = None,
+    stop: o.Stop = None,
+) -> None:
+    """Answer one prompt, from the argument, from a pipe, or from both."""
+    settings = Settings(
+        max_new_tokens, do_sample, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
+        frequency_penalty, seed, tuple(stop or ()), think, not hide_thinking,
+    )  # fmt: skip
+    from smollm3.cli.generate import run_generate
+
+    load_options = o.LoadOptions(
+        model, dtype, attn_implementation, device, quantize, revision, local_files_only
+    )  # fmt: skip
+    run_generate(
+        prompt,
+        load_options,
+        settings,
+        template=template,
+        system=system,
+        raw=raw,
+        as_json=as_json,
+        verbose=verbose,
+    )
+
+
+@app.command(context_settings={"max_content_width": 100})
+def info(
+    model: o.ModelArgument = None,
+    revision: o.Revision = None,
+    local_files_only: o.Offline = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show what this machine offers; of a model: its size and memory, read without loading it."""
+    from smollm3.cli.info import run_info
+
+    run_info(model, revision=revision, local_files_only=local_files_only, as_json=as_json)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    words, debug = _take_debug(words)
+    for stream in (sys.stdout, sys.stderr):
+        _never_fail_on_characters(stream)
+    try:
+        code = app(words, prog_name=PROGRAM, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        return _leave_broken_pipe()
+    except SmolLM3Error as error:
+        if debug:
+            raise
+        return _fail(str(error))
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(
+            error, "exit_code"
+        ):  # a wrong call, of typer's own click or click's
+            error.show()
+            return int(error.exit_code)
+        if debug:
+            raise
+        return _fail(f"{type(error).__name__}: {error} (unexpected: --debug shows where)")
+
+
+def _take_debug(words: list[str]) -> tuple[list[str], bool]:
+    """Take --debug out of the options, wherever it stands before a `--`."""
+    end = words.index("--") if "--" in words else len(words)
+    kept = [word for word in words[:end] if word != "--debug"]
+    return kept + words[end:], len(kept) < end
+
+
+def _fail(message: str) -> int:
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    return 1
+
+
+def _never_fail_on_characters(stream: TextIO) -> None:
+    """Write `?` for what the stream's encoding lacks, rather than end in a UnicodeEncodeError."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure:
+        reconfigure(errors="replace")
+
+
+def _leave_broken_pipe() -> int:
+    """Nobody reads on: be quiet, also when Python flushes at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 1
