@@ -1,7 +1,7 @@
 """Text as it is generated, for `generate(streamer=...)`: HF's protocol of put() and end().
 
 In: tensors of ids, first the prompt, then one id at a time. Out: text in pieces that never split a character.
-A consumer that can pull needs none of this: `model.stream` and `pipeline(..., stream=True)` are iterators.
+A consumer that can pull needs none of this: `model.stream` and the pipeline's `stream` are iterators.
 """
 
 import sys
