@@ -76,6 +76,12 @@ class SmolLM3Tokenizer(Tokenizer):
 
     # Text -> ids
 
+    def encode(self, text: Any, add_special_tokens: bool = True, **options: Any) -> Any:
+        """Encode one text to a list of ids; `options` are those of a call (`return_tensors="pt"`, ...)."""
+        if not options:
+            return super().encode(text, add_special_tokens)
+        return self(text, add_special_tokens=add_special_tokens, **options)["input_ids"]
+
     def __call__(
         self,
         text: Any,
@@ -122,7 +128,7 @@ class SmolLM3Tokenizer(Tokenizer):
         rows, sample_of_row = _rows(encodings, with_overflow=return_overflowing_tokens)
         data: dict[str, Any] = {"input_ids": [row.ids for row in rows]}
         if return_token_type_ids:
-            data["token_type_ids"] = [row.type_ids for row in rows]
+            data["token_type_ids"] = [_type_ids(row) for row in rows]
         if return_attention_mask:
             data["attention_mask"] = [row.attention_mask for row in rows]
         if return_special_tokens_mask:
@@ -324,6 +330,11 @@ def _rows(encodings: Sequence[Encoding], *, with_overflow: bool) -> tuple[list[E
         rows += windows
         sample_of_row += [sample_idx] * len(windows)
     return rows, sample_of_row
+
+
+def _type_ids(row: Encoding) -> list[int]:
+    """0 and 1 for the texts of a pair; windows that overflow have not got theirs from the post-processor."""
+    return [max(kind, text or 0) for kind, text in zip(row.type_ids, row.sequence_ids, strict=True)]
 
 
 def _conversations(conversation: Sequence[Any]) -> tuple[list[Any], bool]:

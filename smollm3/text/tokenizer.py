@@ -45,10 +45,11 @@ class Tokenizer(Vocabulary):
             )
         backend.no_padding()
         backend.no_truncation()
-        first = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
-        self._second = processors.TemplateProcessing(single="$A:1", pair="$A:0 $B:1", special_tokens=[])
-        self._post_processor = backend.post_processor or first
-        backend.post_processor = first
+        # Applied after truncation: set on the backend, both would change what other threads get.
+        self._post_processor = backend.post_processor or processors.TemplateProcessing(
+            single="$A:0", pair="$A:0 $B:1", special_tokens=[]
+        )
+        backend.post_processor = None
         super().__init__(backend, special_tokens or {}, extra_special_tokens)
         self.chat_templates = dict(chat_templates or {})
         self.model_max_length = UNLIMITED if model_max_length is None else model_max_length
@@ -167,10 +168,7 @@ class Tokenizer(Vocabulary):
         pieces = self._encode_pieces(firsts, is_split_into_words=is_split_into_words)
         others: Sequence[Encoding | None] = [None] * len(pieces)
         if seconds is not None:
-            others = [
-                self._second.process(piece, None, False)
-                for piece in self._encode_pieces(seconds, is_split_into_words=is_split_into_words)
-            ]
+            others = self._encode_pieces(seconds, is_split_into_words=is_split_into_words)
         num_added = self.num_special_tokens_to_add(seconds is not None) if add_special_tokens else 0
         encodings = []
         for first, second in zip(pieces, others, strict=True):
