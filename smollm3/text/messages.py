@@ -56,8 +56,8 @@ class Turn:
 def normalise(messages: Sequence[Any]) -> list[dict[str, str]]:
     """Turn messages into dicts of `role` and `content`, both text.
 
-    An assistant's reasoning and tool calls are written into its content as `<think>` and `<tool_call>` blocks;
-    a tool's result becomes a user turn with a `<tool_response>`, as SmolLM3 reads it. Content parts are joined,
+    An assistant's reasoning and tool calls are written into its content as `<think>` and `<tool_call>`;
+    a tool's result becomes a user turn with a `<tool_response>`, as SmolLM3 reads it. Parts are joined,
     None is empty text. A PromptError names the message that cannot be text (images, unknown roles, ...).
     """
     return [{"role": turn.role, "content": turn.content} for turn in turns(messages)]

@@ -158,6 +158,7 @@ def _format(value: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def _tojson(
+    eval_ctx: Any,
     x: Any,
     ensure_ascii: bool = False,
     indent: int | str | None = None,
@@ -228,7 +229,7 @@ def _guarded(function: Callable[..., Any], like: Callable[..., Any]) -> Callable
 FILTERS_OFFERED: dict[str, Callable[..., Any]] = {
     **{name: _guarded(FILTERS[name], FILTERS[name]) for name in _PLAIN_FILTERS},
     **{
-        name: _guarded(function, cast(Callable[..., Any], _tojson if name == "tojson" else FILTERS[name]))
+        name: _guarded(cast(Callable[..., Any], function), FILTERS[name])
         for name, function in {
             "batch": _batch, "center": _center, "format": _format, "indent": _indent, "int": _int,
             "join": _join, "replace": _replace, "round": _round, "slice": _slice, "sum": _sum,
