@@ -16,7 +16,7 @@ from smollm3.errors import PromptError, SmolLM3Error
 
 Message = dict[str, Any]
 FORMAT = "smollm3-chat-1"
-_ROLES = {"system", "user", "assistant", "tool"}
+_ROLES = ("assistant", "system", "tool", "user")
 _MAX_FILE_BYTES = 64 * 2**20
 
 
@@ -124,9 +124,7 @@ def _check_messages(path: Path, messages: Sequence[object]) -> None:
         if not isinstance(message, dict):
             raise ChatFileError(f"{where} is no JSON object")
         if message.get("role") not in _ROLES:
-            raise ChatFileError(
-                f"{where} has role {message.get('role')!r}: use one of {', '.join(sorted(_ROLES))}"
-            )
+            raise ChatFileError(f"{', '.join(_ROLES)}")
         if not isinstance(message.get("content"), str | list | None):
             raise ChatFileError(f"{where}: content must be a text")
         if message["role"] in ("system", "user") and not isinstance(message.get("content"), str):
