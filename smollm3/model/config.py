@@ -169,6 +169,8 @@ class SmolLM3Config:
 
     def _settle_labels(self) -> None:
         if self.id2label is not None:
+            if sorted(map(str, self.id2label)) != sorted(map(str, range(len(self.id2label)))):
+                raise ConfigError(f"id2label must number its labels from 0, not {list(self.id2label)[:5]}")
             self.id2label = {int(idx): label for idx, label in self.id2label.items()}
             if self.num_labels not in (None, len(self.id2label)):
                 raise ConfigError(
@@ -232,7 +234,7 @@ class SmolLM3Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what config.json stores; RoPE settings in both spellings, so that older readers agree."""
-        data = dict(self.extra)
+        data: dict[str, Any] = _plain(self.extra)
         skipped = {"extra", "attn_implementation", "num_labels", "torch_dtype"}
         for item in dataclasses.fields(self):
             if item.name not in skipped:
