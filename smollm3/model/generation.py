@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from smollm3.engine.engine import Engine, Request
+from smollm3.engine.engine import MAX_SAMPLES, Engine, Request
 from smollm3.engine.runner import Runner
 from smollm3.engine.sample import TokenOutput
 from smollm3.errors import ParameterError
@@ -162,7 +162,7 @@ class GenerationMixin:
     ) -> Iterator[TokenOutput]:
         """Return an iterator over new ids; arguments and errors are as for `generate`.
 
-        The call checks everything; the work is done as the iterator is pulled, closing it cancels. Each output
+        The call checks everything; pulling the iterator does the work, closing it cancels. Each output
         names its prompt (`request_idx`) and its sample; the last of a sample has a `finish_reason`.
         """
         return _plan(self, inputs, input_ids, attention_mask, generation_config, tokenizer, arguments).run()
@@ -209,7 +209,7 @@ def _runner(model: "SmolLM3ForCausalLM", config: GenerationConfig, requests: lis
         if static:
             raise ParameterError("cache_implementation='static' needs a cache: drop it, or use_cache=False")
         return RecomputingRunner(model)
-    num_slots = sum(request.num_samples for request in requests)
+    num_slots = min(sum(request.num_samples for request in requests), MAX_SAMPLES)
     if not static:
         return TorchRunner(model, num_slots=num_slots)
     room = max(len(request.prompt_ids) + request.params.max_new_tokens for request in requests)

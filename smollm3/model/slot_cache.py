@@ -48,7 +48,7 @@ class SlotCache:
         copy = self.open(source.capacity)
         target = self.slots[copy]
         if self.keys:
-            self._grow(target.row + 1, source.length)
+            self._reserve(source.length)
         self._copy_row(source.row, target.row, source.length)
         target.length = source.length
         return copy
@@ -71,9 +71,7 @@ class SlotCache:
         self._compact()
         places = [self.slots[slot] for slot in slots]
         rows, starts = [place.row for place in places], [place.length for place in places]
-        longest = max(starts) + num_new
-        if len(self.slots) > self._rows_held() or longest > self._room_held():
-            self._grow(len(self.slots), longest)
+        self._reserve(max(starts) + num_new)
         for place, start, length in zip(places, starts, lengths, strict=True):
             place.length = start + length
         return SlotView(self, rows, starts, num_new, fixed=fixed)
@@ -107,19 +105,20 @@ class SlotCache:
             for tensor in part:
                 tensor[target, :, :length] = tensor[source, :, :length]
 
-    def _rows_held(self) -> int:
-        return self.keys[0].shape[0] if self.keys else self.num_rows
+    def _reserve(self, room: int) -> None:
+        """Make place for all slots and so many tokens.
 
-    def _room_held(self) -> int:
-        return self.keys[0].shape[2] if self.keys else self.room
-
-    def _grow(self, num_rows: int, room: int) -> None:
-        """Make place for so many rows and tokens; room grows by half or more, so tokens are seldom copied."""
-        held = self._room_held()
+        Grows by half or more in either direction, so that tokens are seldom copied, and to no more tokens
+        than the slots may come to hold.
+        """
+        num_rows, num_held, held = len(self.slots), self.num_rows, self.room
+        if num_rows <= num_held and room <= held:
+            return
+        if num_rows > num_held:
+            self.num_rows = max(num_rows, num_held + num_held // 2)
         if room > held:
-            wanted = max((slot.capacity for slot in self.slots.values()), default=room)
-            room = -(-max(room, min(held + held // 2, wanted)) // BLOCK) * BLOCK
-        self.num_rows, self.room = max(num_rows, self._rows_held()), max(room, held)
+            rounded = -(-max(room, held + held // 2) // BLOCK) * BLOCK
+            self.room = max(room, min(rounded, max(slot.capacity for slot in self.slots.values())))
         for part in (self.keys, self.values):
             for idx, old in enumerate(part):
                 new = old.new_zeros(self.num_rows, old.shape[1], self.room, old.shape[3])
