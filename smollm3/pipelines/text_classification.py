@@ -4,9 +4,8 @@ The model has a sequence classification head; which function turns its logits in
 as in transformers, unless the caller says otherwise.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,13 +51,13 @@ class TextClassificationPipeline(Pipeline[TextClassificationOptions]):
     def choose(
         self, options: TextClassificationOptions, given: Mapping[str, Any]
     ) -> TextClassificationOptions:
-        public = dataclasses.replace(options)
         if "legacy" in given:
             raise ParameterError("'legacy' is no argument of text-classification: give top_k to get a list")
-        chosen = choose_fields(self.task, public, given)
+        chosen = choose_fields(self.task, options, given)
+        _check(chosen, given)
         if "top_k" in given:
-            chosen = dataclasses.replace(chosen, legacy=False, return_all_scores=None)
-        return _checked(chosen, given)
+            return replace(chosen, legacy=False, return_all_scores=None)
+        return replace(chosen, legacy=True, top_k=1) if "return_all_scores" in given else chosen
 
     def is_single(self, inputs: object, options: TextClassificationOptions) -> bool:
         return isinstance(inputs, str | Mapping)
@@ -96,7 +95,7 @@ class TextClassificationPipeline(Pipeline[TextClassificationOptions]):
         return min([*limits, options.max_length] if options.max_length else limits)
 
 
-def _checked(options: TextClassificationOptions, given: Mapping[str, Any]) -> TextClassificationOptions:
+def _check(options: TextClassificationOptions, given: Mapping[str, Any]) -> None:
     if options.top_k is not None:
         check_number("top_k", options.top_k, 1, integer=True)
     if options.function_to_apply is not None:
@@ -112,7 +111,6 @@ def _checked(options: TextClassificationOptions, given: Mapping[str, Any]) -> Te
         check_flag("return_all_scores", options.return_all_scores)
         if "top_k" in given and "return_all_scores" in given:
             raise ParameterError("top_k and return_all_scores are two spellings of one thing: give one")
-    return options
 
 
 def ranked(logits: Tensor, config: SmolLM3Config, options: TextClassificationOptions) -> Any:

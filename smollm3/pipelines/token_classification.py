@@ -141,11 +141,14 @@ def _tokens(
         text = options.delimiter.join(item)
         lengths = (len(word) + len(options.delimiter) for word in item)
         starts = list(accumulate(lengths, initial=0))
+    seen = 0  # characters that tokens before stood for
     for idx, (token_id, (start, end)) in enumerate(zip(window.ids, window.offsets, strict=True)):
         if window.special_tokens_mask[idx]:
             continue
         shift = starts[window.word_ids[idx] or 0] if not isinstance(item, str) else 0
         start, end = start + shift, end + shift
-        # A byte-level vocabulary marks no word's end: a word is what stands between white space.
-        continues = start > 0 and not any(char.isspace() for char in text[start - 1 : start + 1])
+        # A byte-level vocabulary marks no word's end: a word is what stands between white space. Tokens that
+        # share a character belong together, whatever stands before it.
+        continues = start < seen or (start > 0 and not any(map(str.isspace, text[start - 1 : start + 1])))
+        seen = max(seen, end)
         yield Token(idx, token_id, scores[idx], start, end, continues)

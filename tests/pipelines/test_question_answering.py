@@ -1,5 +1,6 @@
 """Question answering over tiny random heads: spans, offsets, windows, arguments."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ def pipe(tokenizer: SmolLM3Tokenizer) -> QuestionAnsweringPipeline:
     return QuestionAnsweringPipeline(tiny_model(SmolLM3ForQuestionAnswering), tokenizer)
 
 
-def brute_force(pipe: QuestionAnsweringPipeline, question: str, context: str, max_len: int, top_k: int) -> list[Any]:
+def brute_force(pipe: Any, question: str, context: str, max_len: int, top_k: int) -> list[Any]:
     """The best spans of one window, from a plain forward pass and loops."""
     encoded = pipe.tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
     with torch.no_grad():
@@ -92,7 +93,10 @@ def test_windows_cover_the_context_and_overlap_by_the_stride(pipe: QuestionAnswe
     forward = pipe.model.forward
 
     def spy(*args: Any, **kwargs: Any) -> Any:
-        seen.extend(row[mask == 1].tolist() for row, mask in zip(kwargs["input_ids"], kwargs["attention_mask"], strict=True))
+        seen.extend(
+            row[mask == 1].tolist()
+            for row, mask in zip(kwargs["input_ids"], kwargs["attention_mask"], strict=True)
+        )
         return forward(*args, **kwargs)
 
     pipe.model.forward = spy  # type: ignore[method-assign]
@@ -102,7 +106,7 @@ def test_windows_cover_the_context_and_overlap_by_the_stride(pipe: QuestionAnswe
     parts = [row[len(question) :] for row in seen]
     joined = parts[0] + [token_id for part in parts[1:] for token_id in part[7:]]
     assert joined == pipe.tokenizer.encode(LONG)
-    assert all(one[-7:] == two[:7] for one, two in zip(parts, parts[1:], strict=False))
+    assert all(one[-7:] == two[:7] for one, two in pairwise(parts))
 
 
 def test_no_answer_is_an_answer_when_asked_for(pipe: QuestionAnsweringPipeline) -> None:
@@ -143,9 +147,17 @@ def test_every_way_to_ask_gives_the_same(pipe: QuestionAnsweringPipeline) -> Non
         ({"inputs": {"question": "a"}}, PromptError, "'question' and 'context'"),
         ({"inputs": "text"}, PromptError, "question=... and context=..."),
         ({"inputs": {"question": "a", "context": "b"}, "question": "a"}, ParameterError, "not both"),
-        ({"question": "why " * 90, "context": "a"}, PromptError, r"question of \d+ tokens is over max_question_len=64"),
+        (
+            {"question": "why " * 90, "context": "a"},
+            PromptError,
+            r"question of \d+ tokens is over max_question_len=64",
+        ),
         ({"question": QUESTION, "context": "a", "max_seq_len": 4}, ParameterError, "raise max_seq_len"),
-        ({"question": "a", "context": "b", "max_seq_len": 9, "doc_stride": 9}, ParameterError, "doc_stride=9"),
+        (
+            {"question": "a", "context": "b", "max_seq_len": 9, "doc_stride": 9},
+            ParameterError,
+            "doc_stride=9",
+        ),
         ({"question": "a", "context": "b", "top_k": 0}, ParameterError, "top_k"),
         ({"question": "a", "context": "b", "max_answer_len": -1}, ParameterError, "max_answer_len"),
         ({"question": "a", "context": "b", "doc_strid": 1}, ParameterError, "did you mean 'doc_stride'"),

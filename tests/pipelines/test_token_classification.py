@@ -83,7 +83,8 @@ def test_places_are_the_texts_own_characters(pipe: TokenClassificationPipeline) 
     assert "".join(covered.split()) == "".join(text.split()), "entities cover the text"
     # A tab and a line break end a word as a blank does, and letters beyond ASCII come back whole.
     assert all("�" not in item["word"] for item in words)
-    assert not [item for item in words if text[item["start"] - 1 : item["start"]].isalnum()]
+    cut = [i["start"] for i in words if text[i["start"] - 1 : i["start"] + 1].isalnum() and i["start"]]
+    assert not cut, "no word is told in two pieces"
 
 
 def test_batches_give_what_each_text_gives_alone(pipe: TokenClassificationPipeline) -> None:
@@ -118,7 +119,11 @@ def test_a_long_text_is_an_error_unless_read_in_windows(pipe: TokenClassificatio
     ids=str,
 )
 def test_wrong_input_gets_one_clear_line(
-    pipe: TokenClassificationPipeline, inputs: Any, options: dict[str, Any], error: type[Exception], message: str
+    pipe: TokenClassificationPipeline,
+    inputs: Any,
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
 ) -> None:
     with pytest.raises(error, match=message) as caught:
         pipe(inputs, **options)
