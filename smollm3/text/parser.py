@@ -17,6 +17,7 @@ Kind = Literal["reasoning", "content", "tool_call"]
 
 _TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<code>", "</code>")
 _TAG = re.compile("|".join(map(re.escape, _TAGS)))
+_BEGINNINGS = frozenset(tag[:end] for tag in _TAGS for end in range(1, len(tag)))
 _LONGEST_TAG = max(map(len, _TAGS))
 _BLANKS = " \t\r\n"
 _IN_CALL = re.compile(r"""["']|</?tool_call>|</think>""")
@@ -25,9 +26,9 @@ _IN_STRING = {
     "'": re.compile(r"\\.|'|</tool_call>", re.DOTALL),
 }
 _IN_CODE = re.compile("</code>")
-# How often a `</tool_call>` inside a string of a call's JSON may turn out to have ended the call after all, and
-# how many characters may be read as Python literals: both keep hostile text linear.
-_MAX_REWINDS = 3
+# How often a `</tool_call>` inside a string of a call's JSON may turn out to have ended the call after all,
+# and how many characters may be read as Python literals: both keep hostile text linear.
+_MAX_REWINDS = 2
 _MAX_PYTHON_CHARS = 50_000
 
 
@@ -52,8 +53,8 @@ class ParsedResponse:
 class ResponseParser:
     """Splits an answer while it streams.
 
-    `thinking_open`: the prompt ended inside `<think>`. `tool_calls`, `code`: whether `<tool_call>` and `<code>`
-    are calls, or just text (an answer about HTML has `<code>` in it).
+    `thinking_open`: the prompt ended inside `<think>`. `tool_calls`, `code`: whether `<tool_call>` and
+    `<code>` are calls, or just text (an answer about HTML has `<code>` in it).
     """
 
     def __init__(self, *, thinking_open: bool = False, tool_calls: bool = True, code: bool = True) -> None:
@@ -115,17 +116,14 @@ class ResponseParser:
 
     def _run(self) -> None:
         while self._position < len(self._buffer):
-            start = self._position
-            if self._mode in ("reasoning", "content"):
-                self._read_text()
-            else:
-                self._read_block()
-            if self._position == start:
+            text = self._mode in ("reasoning", "content")
+            if not (self._read_text() if text else self._read_block()):
                 break
 
     # Text: reasoning and content
 
-    def _read_text(self) -> None:
+    def _read_text(self) -> bool:
+        """Read on to the next tag; False if there is none."""
         kind: Literal["reasoning", "content"] = "reasoning" if self._mode == "reasoning" else "content"
         match = _TAG.search(self._buffer, self._position)
         end = match.start() if match else self._certain_end()
@@ -133,6 +131,7 @@ class ResponseParser:
         self._position = match.end() if match else end
         if match and not self._follow_tag(kind, match.group()):
             self._show(kind, match.group())
+        return match is not None
 
     def _follow_tag(self, kind: Literal["reasoning", "content"], tag: str) -> bool:
         """Change the mode as a tag says; False for a tag that is just text here."""
@@ -184,14 +183,12 @@ class ResponseParser:
         if self._final:
             return size
         start = self._buffer.rfind("<", max(self._position, size - _LONGEST_TAG))
-        if start < 0 or not any(tag.startswith(self._buffer[start:]) for tag in _TAGS):
-            return size
-        return start
+        return start if start >= 0 and self._buffer[start:] in _BEGINNINGS else size
 
     # Blocks: <tool_call> and <code>
 
-    def _read_block(self) -> None:
-        """Read on to the next character that matters: a quote, an escape, a tag."""
+    def _read_block(self) -> bool:
+        """Read on to the next token that matters, a quote, an escape or a tag; False if there is none."""
         pattern = _IN_CODE if self._mode == "code" else _IN_STRING.get(self._quote, _IN_CALL)
         match = pattern.search(self._buffer, self._position)
         if match is None:
@@ -201,7 +198,7 @@ class ResponseParser:
                 end = min(end, len(self._buffer) - 1)
             self._keep(self._buffer[self._position : end])
             self._position = end
-            return
+            return False
         token = match.group()
         self._keep(self._buffer[self._position : match.start()])
         self._position = match.end()
@@ -216,6 +213,7 @@ class ResponseParser:
             self._keep(token)
         else:
             self._end_block(token)
+        return True
 
     def _keep(self, text: str) -> None:
         if text:

@@ -1,6 +1,6 @@
-"""Streamed text in, the text before the first stop string out, nothing shown too early and nothing held too long.
+"""Streamed text in, the text before the first stop string out: nothing shown too early or held too long.
 
-An Aho-Corasick automaton over all stop strings: time is linear in the text, whatever the strings and the chunks.
+An Aho-Corasick automaton over all stop strings: time is linear in the text, whatever strings and chunks.
 """
 
 import re
@@ -33,7 +33,7 @@ class StopMatcher:
         self._start = re.compile(f"[{starts}]" if starts else r"(?!)")
 
     def _build(self) -> None:
-        """Build the automaton: a state per prefix of a stop string, a fallback to its longest proper suffix."""
+        """Make a state per prefix of a stop string, with a fallback to its longest proper suffix."""
         self._next: list[dict[str, int]] = [{}]
         self._depth = [0]
         self._stop: list[str | None] = [None]
@@ -62,7 +62,7 @@ class StopMatcher:
         return self._next[state].get(char, 0)
 
     def push(self, text: str) -> str:
-        """Take more text and give what is safe to show: all of it but an end that may become a stop string."""
+        """Take more text and give what is safe to show: all but an end that may become a stop string."""
         if self.matched is not None:
             return ""
         position = 0

@@ -1,4 +1,4 @@
-"""The body of a `<tool_call>` in, its calls out: JSON, or the Python literal that models write instead of it."""
+"""The body of a `<tool_call>` in, its calls out: JSON, or the Python literal that models write instead."""
 
 import ast
 import json
@@ -14,7 +14,7 @@ _DECODER = json.JSONDecoder(parse_constant=lambda name: _not_json(name))
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call the model makes: `arguments` is the JSON text of an object, `idx` counts the response's calls."""
+    """A call the model makes: `arguments` is the JSON text of an object, `idx` counts the calls."""
 
     name: str
     arguments: str
@@ -26,7 +26,7 @@ class ToolCall:
 def read_calls(body: str, *, python_chars: int) -> tuple[list[tuple[str, str]], str]:
     """Read the (name, arguments) of every call in a body, and the text that follows them.
 
-    The list is empty for a body that is no call. At most `python_chars` characters are read as a Python literal.
+    The list is empty for a body that is no call. A Python literal may have `python_chars` characters.
     """
     start = _blank_end(body, 0)
     if body[start : start + 1] not in ("{", "["):
