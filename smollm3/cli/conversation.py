@@ -124,7 +124,8 @@ def _check_messages(path: Path, messages: Sequence[object]) -> None:
         if not isinstance(message, dict):
             raise ChatFileError(f"{where} is no JSON object")
         if message.get("role") not in _ROLES:
-            raise ChatFileError(f"{', '.join(_ROLES)}")
+            role = message.get("role")
+            raise ChatFileError(f"{where} has role {role!r}: use one of {', '.join(_ROLES)}")
         if not isinstance(message.get("content"), str | list | None):
             raise ChatFileError(f"{where}: content must be a text")
         if message["role"] in ("system", "user") and not isinstance(message.get("content"), str):
