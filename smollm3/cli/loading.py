@@ -108,7 +108,7 @@ def _what_is_missing(kind: str, number: int | None, attention: str) -> tuple[lis
         missing.append("--device mps needs an Apple GPU, and torch finds none here")
         instead.append("--device cpu")
     if attention == "flash_attention_2":
-        if kind in ("cpu", "mps") or not has_cuda:
+        if (kind in ("cpu", "mps") or not has_cuda) and not missing:
             missing.append("flash_attention_2 needs a CUDA device")
         if importlib.util.find_spec("flash_attn") is None:
             missing.append("flash_attention_2 needs the flash-attn package, which is not installed")

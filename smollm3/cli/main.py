@@ -155,7 +155,7 @@ def info(
     local_files_only: o.Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Show what this machine offers; of a model: its size and memory, read without loading it."""
+    """Show what this machine offers, or how big a model is before it is loaded."""
     from smollm3.cli.info import run_info
 
     run_info(model, revision=revision, local_files_only=local_files_only, as_json=as_json)

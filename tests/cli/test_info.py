@@ -35,7 +35,8 @@ from smollm3.model.smollm3 import SmolLM3ForCausalLM
 REAL = SmolLM3Config(max_position_embeddings=65536, rope_theta=5e6, dtype="bfloat16")
 TINY: dict[str, Any] = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def test_the_page_s_command_on_a_machine_without_cuda(
     ("cuda", "installed", "options", "error", "parts"),
     [
         (0, "", {"device": "cuda"}, DeviceError, ["--device cuda needs a CUDA device", "pass --device cpu"]),
-        (1, "", {"device": "3"}, DeviceError, ["--device 3 needs CUDA device 3, and there are 1", "--device 0"]),
+        (1, "", {"device": "3"}, DeviceError, ["needs CUDA device 3, and there are 1", "--device 0"]),
         (0, "", {"device": "mps"}, DeviceError, ["needs an Apple GPU", "pass --device cpu"]),
         (
             0, "flash_attn", {"device": "cpu", "attn_implementation": "flash_attention_2"}, DeviceError,
