@@ -51,11 +51,11 @@ class GGUFCheckpoint:
         self.path = path
         self.header: GGUFHeader = read_header(path)
         self.generation_config: dict[str, Any] | None = None
-        self.quantized = any(t.type not in _FLOATS for t in self.header.tensors.values())
+        self.quantized = any(tensor.type not in _FLOATS for tensor in self.header.tensors.values())
         architecture = self.header.metadata.get("general.architecture")
         if architecture not in ARCHITECTURES:
             raise CheckpointError(
-                f"{path} holds a model of architecture {architecture!r}: SmolLM3 and Llama-shaped models can be read"
+                f"{path} holds a model of architecture {architecture!r}: smollm3 and llama can be read"
             )
         self._tensors = self._rename()
 
@@ -126,7 +126,7 @@ class GGUFCheckpoint:
         return scaling
 
     def _rope_factors(self) -> dict[str, Any] | None:
-        """Llama 3.1 and later store their stretched frequencies as a tensor; its parameters are not in the file."""
+        """Llama 3.1 and later store the stretch of their frequencies as a tensor; the parameters are not there."""
         if "rope_freqs.weight" not in self.header.tensors:
             return None
         factors = self._floats(self.header.tensors["rope_freqs.weight"])
@@ -144,6 +144,14 @@ class GGUFCheckpoint:
     def tokenizer_metadata(self) -> Mapping[str, Any]:
         """What `text.tokenizer.Tokenizer.from_gguf` reads."""
         return self.header.metadata
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """What "auto" stands for: bf16 for quantized files, else the type of the embedding."""
+        embedding = self._tensors.get("model.embed_tokens.weight")
+        if self.quantized or embedding is None:
+            return torch.bfloat16
+        return _FLOATS[embedding[1].type]
 
     def names(self) -> list[str]:
         """Return the tensors' HF names."""

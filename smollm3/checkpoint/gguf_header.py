@@ -116,9 +116,12 @@ class _Cursor:
 def read_header(path: Path) -> GGUFHeader:
     """Read and check a GGUF file's header; CheckpointError says what is wrong with it."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            with memoryview(mapped) as view:
-                return _parse(_Cursor(path, view))
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as view,
+        ):
+            return _parse(_Cursor(path, view))
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
