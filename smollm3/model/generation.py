@@ -20,6 +20,8 @@ from smollm3.model.generation_config import UNSUPPORTED, GenerationConfig, refus
 from smollm3.model.generation_inputs import Prompts, read_prompts
 from smollm3.model.generation_output import Gathered, GenerateOutput
 from smollm3.model.torch_runner import RecomputingRunner, TorchRunner, context_size
+from smollm3.text.detokenizer import Detokenizer
+from smollm3.text.stops import StopMatcher
 
 if TYPE_CHECKING:
     from smollm3.model.smollm3 import SmolLM3ForCausalLM
@@ -70,9 +72,6 @@ class StopText:
     """One sample's text so far, as far as its stop strings need it."""
 
     def __init__(self, tokenizer: Any, stops: list[str]) -> None:
-        from smollm3.text.detokenizer import Detokenizer
-        from smollm3.text.stops import StopMatcher
-
         self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
         self._matcher = StopMatcher(stops)
 
