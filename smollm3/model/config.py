@@ -15,38 +15,10 @@ from typing import Any, Self
 
 from smollm3.errors import ConfigError
 from smollm3.model.config_checks import check_config, check_types
+from smollm3.model.config_file import DROPPED, no_duplicates, read_model_type, superseded
 from smollm3.model.rope_parameters import one_spelling
 
 DEFAULT_THETA = 2_000_000.0
-# What a llama file means by leaving a field out.
-_LLAMA_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": None,
-    "max_position_embeddings": 2048,
-    "pad_token_id": None,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "tie_word_embeddings": False,
-    "rope_theta": 10_000.0,
-}
-# Keys of a file that elsewhere choose code, kernels or a loader: never read, never written again.
-_DROPPED = {
-    "attn_implementation",
-    "auto_map",
-    "custom_pipelines",
-    "experts_implementation",
-    "extra",
-    "kernel_config",
-    "model_type",
-    "name_or_path",
-    "transformers_version",
-    "trust_remote_code",
-    "use_kernels",
-}
-_ROPE_DICTS = ("rope_parameters", "rope_scaling")
 
 
 @dataclass(kw_only=True)
@@ -202,17 +174,9 @@ class SmolLM3Config:
         unknown = sorted(overrides.keys() - known - {"attn_implementation"})
         if unknown:
             raise ConfigError(f"{unknown[0]!r} is not a field of SmolLM3Config")
-        fields = _read_model_type(data)
-        if any(overrides.get(name) is not None for name in _ROPE_DICTS):
-            fields = _without_rope_dicts(fields)
-        if overrides.get("rope_theta") is not None:
-            for name in _ROPE_DICTS:
-                fields[name] = {
-                    k: v for k, v in (fields.get(name) or {}).items() if k != "rope_theta"
-                } or None
-        fields.update(overrides)
+        fields = {**superseded(read_model_type(data), overrides), **overrides}
         acting = {key: value for key, value in fields.items() if key in known or key in overrides}
-        extra = {k: v for k, v in fields.items() if k not in acting and k not in _DROPPED and k[:1] != "_"}
+        extra = {k: v for k, v in fields.items() if k not in acting and k not in DROPPED and k[:1] != "_"}
         _refuse_lost_theta(acting)
         return cls(**acting, extra=extra)
 
@@ -220,7 +184,7 @@ class SmolLM3Config:
     def from_json_file(cls, path: str | PathLike[str], **overrides: Any) -> Self:
         """Read a config.json. Raises ConfigError when it is missing, no JSON object or contradictory."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+            data = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=no_duplicates)
         except FileNotFoundError:
             raise ConfigError(f"{path} is missing: a model folder needs its config.json") from None
         except (OSError, ValueError, RecursionError) as error:
@@ -258,49 +222,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {repeated!r} stands there twice")
-    return data
-
-
-def _read_model_type(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with llama's meaning of omitted ones filled in where the file is a llama's."""
-    model_type = data.get("model_type", "smollm3")
-    if model_type == "smollm3":
-        return dict(data)
-    if model_type != "llama":
-        raise ConfigError(
-            f"model_type {model_type!r} cannot be run as SmolLM3: use a smollm3 or llama checkpoint"
-        )
-    rope = [data.get(name) for name in _ROPE_DICTS]
-    has_theta = any(isinstance(part, Mapping) and part.get("rope_theta") is not None for part in rope)
-    defaults = {k: v for k, v in _LLAMA_DEFAULTS.items() if k != "rope_theta" or not has_theta}
-    fields = {**defaults, **data}
-    if fields.get("rope_theta") is None and not has_theta:
-        fields["rope_theta"] = _LLAMA_DEFAULTS["rope_theta"]
-    for name in ("layer_types", "no_rope_layer_interval", "use_sliding_window", "sliding_window"):
-        fields.pop(name, None)
-    num_layers = fields["num_hidden_layers"]
-    fields["no_rope_layers"] = [1] * num_layers if isinstance(num_layers, int) else None
-    renamed = [str(name).replace("Llama", "SmolLM3") for name in fields.get("architectures") or []]
-    fields["architectures"] = renamed or None
-    return fields
-
-
-def _without_rope_dicts(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the file's RoPE settings away, but keep its theta: the base belongs to the weights."""
-    kept = {key: value for key, value in fields.items() if key not in _ROPE_DICTS}
-    for name in _ROPE_DICTS:
-        part = fields.get(name)
-        if kept.get("rope_theta") is None and isinstance(part, Mapping):
-            kept["rope_theta"] = part.get("rope_theta")
-    return kept
 
 
 def _refuse_lost_theta(fields: Mapping[str, Any]) -> None:

@@ -332,3 +332,27 @@ def test_bad_files_get_one_line_with_their_path(text: str, message: str, tmp_pat
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="is missing"):
         SmolLM3Config.from_json_file(tmp_path / "nothing.json")
+
+
+def test_overrides_win_over_everything_the_file_says_of_the_same_thing() -> None:
+    written = tiny(num_labels=2, dtype="bfloat16", rope_scaling=YARN).to_dict()
+
+    def read(**overrides: Any) -> SmolLM3Config:
+        return SmolLM3Config.from_dict(written, **overrides)
+
+    assert read(num_labels=3).id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    assert read(id2label={"0": "a", "1": "b", "2": "c"}).label2id == {"a": 0, "b": 1, "c": 2}
+    assert read(dtype="float32").torch_dtype == "float32"
+    assert read(no_rope_layer_interval=2).no_rope_layers == [1, 0, 1, 0]
+    assert read(num_hidden_layers=2).layer_types == ["full_attention"] * 2
+    sliding = read(use_sliding_window=True, sliding_window=5, no_rope_layers=[0, 1, 1, 1])
+    assert sliding.layer_types == ["sliding_attention", *["full_attention"] * 3]
+    yarn = tiny(rope_scaling=YARN).rope_parameters
+    assert yarn is not None
+    assert read(rope_theta=7.0).rope_parameters == {**yarn, "rope_theta": 7.0}
+    linear = read(rope_scaling={"rope_type": "linear", "factor": 2.0})
+    assert linear.rope_parameters == {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e6}
+    named = SmolLM3Config.from_dict(tiny(id2label={"0": "no", "1": "yes"}).to_dict(), num_labels=2)
+    assert named.id2label == {0: "no", 1: "yes"}
+    with pytest.raises(ConfigError, match="rope_scaling must be"):
+        SmolLM3Config.from_dict({**TINY, "rope_scaling": "yarn"}, rope_theta=1e4)

@@ -394,3 +394,16 @@ def test_random_seeds_of_python_are_left_alone() -> None:
     state = random.getstate()
     model()
     assert random.getstate() == state
+
+
+@torch.no_grad()
+def test_compiles_as_one_graph_and_reuses_it_while_decoding() -> None:
+    lm, ids = model(num_hidden_layers=2, no_rope_layers=[1, 0]), ids_of(6)[0]
+    compiled = torch.compile(lm, fullgraph=True, backend="eager")
+    plain_cache, cache = (StaticCache(lm.config, 16) for _ in range(2))
+    close(compiled(ids, past_key_values=cache).logits, lm(ids, past_key_values=plain_cache).logits)
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for _ in range(6):
+        step = compiled(ids[:, :1], past_key_values=cache).logits
+        close(step, lm(ids[:, :1], past_key_values=plain_cache).logits)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 2

@@ -240,3 +240,21 @@ def test_flash_reads_ready_made_masks_that_are_causal_and_refuses_others() -> No
     tree[0, 0, 2, 4] = False
     with pytest.raises(ParameterError, match="each query sees one key more"):
         run_flash(q, k, v, given_visibility(tree))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_sdpa_copies_no_heads(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, T, past, window, num_keys = case
+    seen = seen_by(kind, T, past, window, num_keys)
+    q, k, v = inputs(4, 2, T, num_keys or past + T)
+    handed: list[Tensor] = []
+    kernel = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
+        handed.extend((key, value))
+        return kernel(query, key, value, **settings)
+
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", spy)
+    attention(q, k, v, seen, scale=SCALE)
+    assert [x.data_ptr() for x in handed] == [k.data_ptr(), v.data_ptr()]
+    assert all(x.shape[1] == 2 for x in handed)
