@@ -45,6 +45,19 @@ def read_prompts(inputs: Any, attention_mask: Any, config: GenerationConfig, dev
         raise PromptError(
             f"input_ids is {input_ids.dtype} {list(input_ids.shape)}: give token ids [batch, length]"
         )
+    rows = _real_ids(inputs, input_ids, attention_mask, config)
+    for row_idx, row in enumerate(rows):
+        if not row:
+            raise PromptError(f"prompt {row_idx} is empty: give at least one token id that is not padding")
+    if not rows:
+        raise PromptError("there is no prompt: give at least one row of token ids")
+    return Prompts(rows, input_ids)
+
+
+def _real_ids(
+    inputs: Any, input_ids: Tensor, attention_mask: Any, config: GenerationConfig
+) -> list[list[int]]:
+    """Return each row without its padding."""
     rows: list[list[int]] = input_ids.tolist()
     if attention_mask is not None:
         mask = torch.as_tensor(attention_mask)
@@ -53,21 +66,15 @@ def read_prompts(inputs: Any, attention_mask: Any, config: GenerationConfig, dev
             raise PromptError(
                 f"attention_mask is {list(mask.shape)} and input_ids {list(input_ids.shape)}: make them equal"
             )
-        kept = mask.bool().tolist()
-        rows = [
-            [i for i, real in zip(row, reals, strict=True) if real]
-            for row, reals in zip(rows, kept, strict=True)
+        return [
+            [token_id for token_id, is_real in zip(row, reals, strict=True) if is_real]
+            for row, reals in zip(rows, mask.bool().tolist(), strict=True)
         ]
-    elif not isinstance(inputs, Tensor) and rows and isinstance(inputs[0], Sequence):
-        rows = [list(row) for row in inputs]
-    elif config.pad_token_id is not None and config.pad_token_id not in config.eos_ids:
-        rows = [_stripped(row, config.pad_token_id) for row in rows]
-    for row_idx, row in enumerate(rows):
-        if not row:
-            raise PromptError(f"prompt {row_idx} is empty: give at least one token id that is not padding")
-    if not rows:
-        raise PromptError("there is no prompt: give at least one row of token ids")
-    return Prompts(rows, input_ids)
+    if not isinstance(inputs, Tensor) and inputs and isinstance(inputs[0], Sequence):
+        return [list(row) for row in inputs]
+    if config.pad_token_id is not None and config.pad_token_id not in config.eos_ids:
+        return [_stripped(row, config.pad_token_id) for row in rows]
+    return rows
 
 
 def _tensor(ids: Any, pad_id: int, device: torch.device) -> Tensor:
