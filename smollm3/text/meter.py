@@ -122,7 +122,10 @@ class Meter:
             self.check_clock()
 
     def weigh(self, value: Any) -> Weight:
-        return weigh(value, max_size=self.max_value, max_depth=self.limits.nesting)
+        weight = weigh(value, max_size=self.max_value, max_depth=self.limits.nesting)
+        if weight.nodes > _LARGE // 4:
+            self.check_clock()
+        return weight
 
     def size(self, value: Any) -> int:
         """The size of a value, quick for the scalars that most values are."""
