@@ -4,7 +4,8 @@ Each is a door to the one SmolLM3 class behind it. A checkpoint that is neither 
 ConfigError that names its model_type.
 """
 
-from os import PathLike
+from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 import torch
@@ -35,6 +36,11 @@ class _Auto:
         raise TypeError(f"{name} is not built directly: use {name}.from_pretrained(name_or_path)")
 
 
+def _text(name: Name) -> str | Path:
+    """Keep a Path a Path (it is never a hub's name) and take any other path-like as text."""
+    return name if isinstance(name, str | Path) else fspath(name)
+
+
 class AutoConfig(_Auto):
     """Reads the config of a checkpoint."""
 
@@ -46,7 +52,7 @@ class AutoConfig(_Auto):
         fields of the config, which win over the file's.
         """
         where = {key: kwargs.pop(key) for key in _WHERE if key in kwargs}
-        with open_checkpoint(resolve(pretrained_model_name_or_path, **where)) as checkpoint:
+        with open_checkpoint(resolve(pretrained_model_name_or_path, weights=False, **where)) as checkpoint:
             return SmolLM3Config.from_dict(checkpoint.config, **kwargs)
 
 
@@ -55,8 +61,14 @@ class AutoTokenizer(_Auto):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Name, **kwargs: Any) -> SmolLM3Tokenizer:
-        """Load a tokenizer; arguments as for SmolLM3Tokenizer.from_pretrained."""
-        return SmolLM3Tokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        """Load a tokenizer; arguments as for SmolLM3Tokenizer.from_pretrained.
+
+        Raises ParameterError for `use_fast=False` (there is no slow one) and `trust_remote_code=True`.
+        """
+        for name, only in (("use_fast", True), ("trust_remote_code", False)):
+            if kwargs.pop(name, only) not in (only, None):
+                raise ParameterError(f"{name}={not only} is refused: leave it out")
+        return SmolLM3Tokenizer.from_pretrained(_text(pretrained_model_name_or_path), **kwargs)
 
 
 class _AutoModel(_Auto, Generic[Model]):

@@ -13,6 +13,7 @@ import torch
 
 from smollm3.checkpoint.hub import DEFAULT_MODEL
 from smollm3.errors import ParameterError
+from smollm3.model.device import resolve_device
 from smollm3.model.heads import (
     SmolLM3ForQuestionAnswering,
     SmolLM3ForSequenceClassification,
@@ -36,7 +37,8 @@ TASKS: dict[str, tuple[type[Pipeline[Any]], type[SmolLM3PreTrainedModel]]] = {
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
 _WHERE = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
-_LOADING = (*_WHERE, "config", "dtype", "device_map", "attn_implementation", "quantization_config")
+_HOW = ("config", "attn_implementation", "quantization_config", "trust_remote_code")
+_SPELLINGS = {"torch_dtype": "dtype", "device": "device_map"}
 
 
 def pipeline(
@@ -72,37 +74,38 @@ def pipeline(
             DeviceError.
     """
     pipeline_class, model_class = TASKS[_task_name(task, model)]
-    loading = {key: value for key in _LOADING if (value := kwargs.pop(key, None)) is not None}
-    for key, value in (model_kwargs or {}).items():
-        loading[key] = _once(key, "model_kwargs", loading.get(key), value)
-    dtype = _once(
-        "dtype", "torch_dtype", _once("dtype", "model_kwargs", loading.pop("dtype", None), dtype), torch_dtype
-    )
-    place = _once(
-        "device_map",
-        "device",
-        loading.pop("device_map", None),
-        _once("device_map", "device", device_map, device),
+    loading = _merged(
+        {"dtype": dtype, "torch_dtype": torch_dtype, "device": device, "device_map": device_map},
+        {key: kwargs.pop(key) for key in (*_WHERE, *_HOW) if key in kwargs},
+        model_kwargs or {},
     )
     if isinstance(model, SmolLM3PreTrainedModel):
-        loaded = _check_loaded(model, model_class, {**loading, "dtype": dtype}, place)
+        loaded = _check_loaded(model, model_class, loading)
         if tokenizer is None:
             raise ParameterError("a loaded model comes without its tokenizer: pass tokenizer= as well")
     else:
         model = DEFAULT_MODEL if model is None else model
-        dtype, place = "auto" if dtype is None else dtype, "auto" if place is None else place
-        loaded = model_class.from_pretrained(model, dtype=dtype, device_map=place, **loading)
+        loaded = model_class.from_pretrained(model, **{"dtype": "auto", "device_map": "auto", **loading})
     if not isinstance(tokenizer, SmolLM3Tokenizer):
         where = {key: value for key, value in loading.items() if key in _WHERE}
         tokenizer = SmolLM3Tokenizer.from_pretrained(str(model if tokenizer is None else tokenizer), **where)
     return pipeline_class(loaded, tokenizer, batch_size=batch_size, **kwargs)
 
 
-def _once(name: str, other: str, value: Any, same: Any) -> Any:
-    """Return the one of two spellings that was given."""
-    if value is not None and same is not None:
-        raise ParameterError(f"{name} is given twice, as {name} and through {other}: give it once")
-    return same if value is None else value
+def _merged(*sources: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the arguments of loading together under one spelling; None is not given."""
+    merged: dict[str, Any] = {}
+    for source in sources:
+        for key, value in source.items():
+            name = _SPELLINGS.get(key, key)
+            if value is None:
+                continue
+            if name in merged and merged[name] != value:
+                raise ParameterError(
+                    f"{name} is given twice, as {merged[name]!r} and {key}={value!r}: give one"
+                )
+            merged[name] = value
+    return merged
 
 
 def _task_name(task: str | None, model: object) -> str:
@@ -121,19 +124,14 @@ def _task_name(task: str | None, model: object) -> str:
 
 
 def _check_loaded(
-    model: SmolLM3PreTrainedModel,
-    model_class: type[SmolLM3PreTrainedModel],
-    loading: Mapping[str, Any],
-    place: Any,
+    model: SmolLM3PreTrainedModel, model_class: type[SmolLM3PreTrainedModel], loading: dict[str, Any]
 ) -> SmolLM3PreTrainedModel:
-    """Return a model that was loaded before, on the device asked for; its loading cannot be changed now."""
+    """Return a model that was loaded before, on the device asked for; the rest cannot be changed now."""
     if not isinstance(model, model_class):
         raise ParameterError(f"the task needs a {model_class.__name__}, not a {type(model).__name__}")
-    for key, value in loading.items():
-        if value is not None:
-            raise ParameterError(
-                f"{key} is an argument of loading and this model is loaded: pass it to from_pretrained"
-            )
-    if place is not None:
-        model.to(resolve_device(place))
+    late = [key for key in loading if key not in ("device_map", *_WHERE)]
+    if late:
+        raise ParameterError(f"{late[0]} is for loading and this model is loaded: pass it to from_pretrained")
+    if "device_map" in loading:
+        model.to(resolve_device(loading["device_map"]))
     return model

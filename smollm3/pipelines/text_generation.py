@@ -177,7 +177,7 @@ class TextGenerationPipeline(Pipeline[TextGenerationOptions]):
         if isinstance(item, str):
             if not options.prefix + item:
                 raise PromptError("the prompt is empty: give a text with at least one character")
-            return self.tokenizer.encode(options.prefix + item, options.add_special_tokens)
+            return list(self.tokenizer.encode(options.prefix + item, options.add_special_tokens))
         continues = _continues(item, options)
         return prompt_ids(
             self.tokenizer,

@@ -1,4 +1,4 @@
-"""Text generation on a tiny model: options and their merging, prompts, streaming, and what gets one clear line."""
+"""Text generation on a tiny model: options and their merging, prompts, streaming, clear errors."""
 
 from typing import Any
 
