@@ -108,7 +108,7 @@ def _content_text(message: Mapping[str, Any], where: str) -> str:
 def _part_text(part: Any, where: str) -> str:
     if isinstance(part, str):
         return part
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    kind = str(part.get("type")) if isinstance(part, Mapping) else type(part).__name__
     text = part.get(_TEXT_PARTS[kind]) if isinstance(part, Mapping) and kind in _TEXT_PARTS else None
     if not isinstance(text, str):
         _refuse(

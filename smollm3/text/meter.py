@@ -14,6 +14,7 @@ from typing import Any
 
 _STEPS_BETWEEN_CLOCK_READS = 16
 _LARGE = 10_000
+_ITEM_SIZE = 8
 _CONTAINERS = (list, tuple, dict, set, frozenset, KeysView, ValuesView, ItemsView)
 
 
@@ -23,7 +24,7 @@ class TemplateLimitError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one rendering may use. Sizes count characters plus items and grow with the size of the input."""
+    """What one rendering may use. Sizes are characters plus 8 for each item and grow with the input."""
 
     seconds: float = 5.0
     """CPU seconds of the rendering thread."""
@@ -53,7 +54,7 @@ class Weight:
 
     @property
     def size(self) -> int:
-        return self.nodes + self.chars
+        return _ITEM_SIZE * self.nodes + self.chars
 
 
 def weigh(value: Any, *, max_size: int, max_depth: int) -> Weight:
@@ -70,14 +71,14 @@ def weigh(value: Any, *, max_size: int, max_depth: int) -> Weight:
             deepest = max(deepest, depth)
             if depth > max_depth:
                 raise TemplateLimitError(f"values nest deeper than {max_depth} levels")
-            if len(item) + nodes > max_size:
+            if _ITEM_SIZE * (len(item) + nodes) > max_size:
                 raise TemplateLimitError(f"a value is larger than {max_size} characters and items")
             if isinstance(item, dict):
                 stack.extend((key, depth) for key in item)
                 stack.extend((inner, depth) for inner in item.values())
             else:
                 stack.extend((inner, depth) for inner in item)
-        if nodes + chars > max_size:
+        if _ITEM_SIZE * nodes + chars > max_size:
             raise TemplateLimitError(f"a value is larger than {max_size} characters and items")
     return Weight(nodes, chars, deepest)
 

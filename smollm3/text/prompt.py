@@ -17,12 +17,17 @@ from smollm3.text.chat_template import reads_variable, render
 from smollm3.text.messages import Turn, turns
 from smollm3.text.tokenizer import Tokenizer
 
-# Printable, without case, not blank and rare: a template prints them as they are, also by repr() and tojson.
-_STAND_INS = (
-    range(0x17000, 0x187F8),
-    range(0x20000, 0x2A6E0),
-    range(0x30000, 0x3134B),
-    range(0x13000, 0x1342F),
+# Printable, without case, not blank and rare, the rarest first: a template prints them as they are, also by
+# repr() and tojson. Private-use characters, which repr() escapes, come last.
+_STAND_INS = tuple(
+    range(first, last + 1)
+    for first, last in (
+        (0x17000, 0x187F7),  # Tangut
+        (0x13000, 0x1342E),  # Egyptian hieroglyphs
+        (0x20000, 0x2A6DF),  # CJK ideographs, extension B
+        (0xAC00, 0xD7A3),  # Hangul
+        (0xF0000, 0xFFFFD),
+    )
 )
 
 
@@ -72,7 +77,7 @@ def build_prompt(
     _check_read(source, lists, enable_thinking)
     if enable_thinking is not None:
         variables["enable_thinking"] = enable_thinking
-    mask = _Mask.none() if allow_special else _Mask.over(tokenizer, [chat, lists, variables, source])
+    mask = _Mask.none() if allow_special else _Mask.over(tokenizer, [chat, lists, variables], source)
     rendered = render(
         source,
         [{"role": turn.role, "content": _masked_turn(turn, mask)} for turn in chat],
@@ -155,10 +160,11 @@ class _Mask:
         return cls({})
 
     @classmethod
-    def over(cls, tokenizer: Tokenizer, inputs: Any) -> "_Mask":
-        """Choose stand-ins that occur in none of `inputs`."""
+    def over(cls, tokenizer: Tokenizer, inputs: Any, source: str) -> "_Mask":
+        """Choose stand-ins that occur neither in `inputs` nor in the template's source."""
         used = set(chain.from_iterable(_texts(inputs)))
         chars = _telling_chars(tokenizer.added_tokens) & used
+        used.update(source)
         free = (chr(code) for code in chain.from_iterable(_STAND_INS) if chr(code) not in used)
         stand_in_of = dict(zip(sorted(chars), free, strict=False))
         if len(stand_in_of) < len(chars):

@@ -2,6 +2,7 @@
 """The sandbox holds: no way out of it (security cases 8 to 10), no end in time or memory that it does not set."""
 
 import gc
+import re
 import resource
 import threading
 import time
@@ -80,13 +81,15 @@ ESCAPES = [
 @pytest.mark.parametrize("source", ESCAPES)
 def test_no_way_out(source: str) -> None:
     messages = [{"role": "user", "content": "hi"}]
-    with pytest.raises(TemplateError) as caught:
+    text = error = ""
+    try:
         text = render_source(source, {"messages": messages}, now=NOW).text
-        # A template may also get nothing, as for any unknown name: then nothing of Python shows.
-        assert not any(word in text for word in ("class", "object", "function", "<", "globals", "module"))
-        raise TemplateError("nothing came of it")
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 400
+    except TemplateError as refusal:
+        error = str(refusal)
+    # As for any unknown name, a template may also get nothing: in no case does anything of Python show.
+    assert not re.search(r"<|class|object|module|function|globals|built|self", text)
+    assert "\n" not in error
+    assert len(error) < 400
     assert messages == [{"role": "user", "content": "hi"}]
 
 
@@ -204,7 +207,7 @@ def test_time_is_limited_between_cheap_steps() -> None:
         (Limits(value_size=90), "{% for i in range(60) %}12345678901234567890{% endfor %}", "grow past"),
         (Limits(total_size=90), "{% for i in range(9) %}{% set x = 'x' * 1000 %}{% endfor %}", "together"),
         (Limits(source_size=5), "123456", "longer than 5"),
-        (Limits(num_nodes=5), "{{ a }}{{ b }}{{ c }}{{ d }}", "more than 5 nodes"),
+        (Limits(num_nodes=4), "{{ a }}{{ b }}{{ c }}{{ d }}", "more than 4 nodes"),
     ],
 )
 def test_each_limit_says_what_it_stopped(limits: Limits, source: str, says: str) -> None:
@@ -229,7 +232,7 @@ def test_deep_input_is_refused() -> None:
 
 
 def test_the_templates_own_refusal_is_one_line() -> None:
-    with pytest.raises(TemplateError, match="refuses these messages: roles must alternate now$"):
+    with pytest.raises(TemplateError, match=r"refuses these messages: roles must alternate now$"):
         rendered("{{ raise_exception('roles must\n   alternate\tnow') }}")
 
 
