@@ -18,6 +18,7 @@ from smollm3.errors import CheckpointError, ContextOverflowError, ParameterError
 
 FILE_NAME = "generation_config.json"
 DEFAULT_MAX_NEW_TOKENS = 256
+NO_LIMIT = 2**62  # more tokens than any context
 CACHE_IMPLEMENTATIONS = ("dynamic", "static")
 
 # What transformers has and this package has not, with the values at which it changes nothing.
@@ -117,7 +118,7 @@ class GenerationConfig:
         """Read a file's content: unknown fields are kept in `extra`."""
         known = {name: value for name, value in values.items() if name in FIELDS}
         if isinstance(known.get("logit_bias"), Mapping):  # JSON has no integer keys
-            known["logit_bias"] = {int(token_id): bias for token_id, bias in known["logit_bias"].items()}
+            known["logit_bias"] = {_as_id(token_id): bias for token_id, bias in known["logit_bias"].items()}
         extra = {name: value for name, value in values.items() if name not in FIELDS and name != "extra"}
         return cls(**known, extra=extra)
 
@@ -165,7 +166,8 @@ class GenerationConfig:
 
     def validate(self) -> None:
         """Raise ParameterError for a value of the wrong type or outside of its range."""
-        self.sampling_params(1 if self.max_new_tokens is None else self.max_new_tokens, 0)
+        most = NO_LIMIT if self.max_new_tokens is None else self.max_new_tokens
+        SamplingParams(most, eos_token_ids=self.eos_ids, **self._sampling_values())
         for name in ("max_length", "num_return_sequences"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 1, integer=True)
@@ -179,8 +181,8 @@ class GenerationConfig:
             raise ParameterError(
                 f"cache_implementation={self.cache_implementation!r}: give 'dynamic' or 'static'"
             )
-        stops = self.stop_list
-        if not all(isinstance(stop, str) and stop for stop in stops):
+        stops = self.stop_strings or ()
+        if not isinstance(stops, Sequence) or not all(isinstance(stop, str) and stop for stop in stops):
             raise ParameterError(
                 f"stop_strings={self.stop_strings!r}: give a string or several, none of them empty"
             )
@@ -231,12 +233,13 @@ class GenerationConfig:
 
     def sampling_params(self, max_new_tokens: int, width: int, seed: int | None = None) -> SamplingParams:
         """Return what the engine needs to know; `width` is the length of the padded prompt."""
-        names = (name for name in _SAMPLING if getattr(self, name) is not None)
-        values = {name: getattr(self, name) for name in names}
+        values = self._sampling_values()
         if self.min_length is not None:
-            check_number("min_length", self.min_length, 0, integer=True)
             values["min_new_tokens"] = max(values.get("min_new_tokens", 0), self.min_length - width)
         return SamplingParams(max_new_tokens, eos_token_ids=self.eos_ids, seed=seed, **values)
+
+    def _sampling_values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _SAMPLING if getattr(self, name) is not None}
 
 
 FIELDS = tuple(item.name for item in dataclasses.fields(GenerationConfig) if item.name != "extra")
@@ -245,6 +248,11 @@ _SAMPLING = tuple(
     for item in dataclasses.fields(SamplingParams)
     if item.name in FIELDS and item.name not in ("max_new_tokens", "seed")
 )
+
+
+def _as_id(key: Any) -> Any:
+    """JSON writes the ids of a mapping as strings."""
+    return int(key) if isinstance(key, str) and key.isdecimal() else key
 
 
 def refuse(name: str, value: Any) -> None:

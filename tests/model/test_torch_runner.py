@@ -1,0 +1,200 @@
+"""The torch runner against plain forward passes of the same model: mixed rows, chunks, forks, padding."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from generation_models import new_ids, tiny_model
+from torch import Tensor
+
+from smollm3.engine.runner import Row, Runner
+from smollm3.model.config import SmolLM3Config
+from smollm3.model.smollm3 import SmolLM3ForCausalLM
+from smollm3.model.torch_runner import MAX_PADDED_TOKENS, RecomputingRunner, TorchRunner, context_size
+
+RUNNERS: dict[str, Any] = {
+    "growing": TorchRunner,
+    "hinted": lambda model: TorchRunner(model, num_slots=2, room=16),
+    "fixed shapes": lambda model: TorchRunner(model, num_slots=4, room=48, fixed_shapes=True),
+    "recomputing": RecomputingRunner,
+}
+
+
+def logits_alone(model: SmolLM3ForCausalLM, ids: list[int]) -> Tensor:
+    with torch.no_grad():
+        out = model(input_ids=torch.tensor([ids]), use_cache=False).logits
+    return out[0, -1]
+
+
+def windowed_model() -> SmolLM3ForCausalLM:
+    torch.manual_seed(2)
+    config = SmolLM3Config(
+        vocab_size=40,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        use_sliding_window=True,
+        sliding_window=4,
+        max_position_embeddings=64,
+        initializer_range=0.25,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return SmolLM3ForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize("kind", RUNNERS)
+def test_random_mixes_of_rows_give_each_its_own_logits(kind: str, windowed: bool) -> None:
+    model = windowed_model() if windowed else tiny_model()
+    for seed in range(4):
+        rng = random.Random(seed)
+        runner: Runner = RUNNERS[kind](model)
+        held: dict[int, list[int]] = {}
+        for _ in range(14):
+            if held and rng.random() < 0.2:
+                slot = rng.choice(list(held))
+                runner.close(slot)
+                del held[slot]
+            if held and rng.random() < 0.2:
+                source = rng.choice(list(held))
+                if held[source]:
+                    held[runner.fork(source)] = list(held[source])
+            for _ in range(rng.randint(0, 2) if held else 2):
+                held[runner.open(60)] = []
+            chosen = rng.sample(list(held), rng.randint(1, len(held)))
+            rows = []
+            for slot in chosen:
+                num = 1 if held[slot] and rng.random() < 0.7 else rng.randint(1, 5)
+                ids = [rng.randrange(3, 40) for _ in range(num)]
+                rows.append(Row(slot, ids, len(held[slot])))
+                held[slot] += ids
+            logits = runner.forward(rows)
+            assert logits.shape == (len(rows), 40)
+            assert logits.dtype == torch.float32
+            expected = torch.stack([logits_alone(model, held[row.slot]) for row in rows])
+            torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-4)
+
+
+def passes_of(runner: TorchRunner, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Shapes of the ids that go through the model for one step."""
+    seen: list[tuple[int, int]] = []
+    model = runner.model.model
+    forward = model.forward
+
+    def spy(*args: Any, **arguments: Any) -> Any:
+        seen.append(tuple(arguments["input_ids"].shape))
+        return forward(*args, **arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward", spy)
+        runner.forward(rows)
+    return seen
+
+
+def test_decode_rows_run_in_one_pass_and_prompts_together_unless_padding_wastes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner = TorchRunner(tiny_model())
+    slots = [runner.open(60) for _ in range(5)]
+    prompts = [Row(slots[0], [3] * 6, 0), Row(slots[1], [4] * 5, 0), Row(slots[2], [5] * 40, 0)]
+    assert passes_of(runner, prompts, monkeypatch) == [(2, 6), (1, 40)]
+    mixed = [
+        Row(slots[0], [7], 6),
+        Row(slots[3], [8] * 4, 0),
+        Row(slots[1], [7], 5),
+        Row(slots[2], [7] * 2, 40),
+        Row(slots[4], [9], 0),
+    ]
+    assert passes_of(runner, mixed, monkeypatch) == [(1, 2), (1, 4), (3, 1)]
+    assert MAX_PADDED_TOKENS >= 1024
+
+
+def test_logits_are_computed_for_last_positions_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    runner = TorchRunner(model)
+    shapes: list[tuple[int, ...]] = []
+    hook = model.lm_head.register_forward_hook(lambda module, args, out: shapes.append(tuple(out.shape)))
+    try:
+        slots = [runner.open(60), runner.open(60)]
+        runner.forward([Row(slots[0], [3] * 9, 0), Row(slots[1], [4] * 7, 0)])
+    finally:
+        hook.remove()
+    assert shapes == [(2, 40)]
+
+
+def test_fixed_shapes_stay_fixed_from_step_to_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    runner = TorchRunner(model, num_slots=2, room=32, fixed_shapes=True)
+    seen: set[tuple[int, ...]] = set()
+    attention = model.model.layers[0].self_attn
+    slots = [runner.open(32), runner.open(32)]
+    runner.forward([Row(slots[0], [3] * 6, 0), Row(slots[1], [4] * 4, 0)])
+    import smollm3.model.smollm3 as architecture
+
+    whole = architecture.attention
+
+    def spy(q: Tensor, k: Tensor, *args: Any, **arguments: Any) -> Any:
+        seen.add((*q.shape, *k.shape))
+        return whole(q, k, *args, **arguments)
+
+    monkeypatch.setattr(architecture, "attention", spy)
+    address = runner.cache.keys[0].data_ptr()
+    for step in range(10):
+        runner.forward([Row(slots[0], [5], 6 + step), Row(slots[1], [5], 4 + step)])
+    assert attention is not None
+    assert seen == {(2, 4, 1, 8, 2, 2, 32, 8)}
+    assert runner.cache.keys[0].data_ptr() == address
+
+
+def test_a_bf16_model_gives_fp32_logits_of_its_own_numbers() -> None:
+    torch.manual_seed(0)
+    model = SmolLM3ForCausalLM(tiny_model().config).to(torch.bfloat16).eval()
+    runner = TorchRunner(model)
+    logits = runner.forward([Row(runner.open(9), [5, 6, 7], 0)])
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits[0], logits_alone(model, [5, 6, 7]).float())
+    assert runner.cache.keys[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_attention_implementations_agree_on_rows_of_several_lengths(implementation: str) -> None:
+    model = tiny_model()
+    before = model.config.attn_implementation
+    rows = [[5, 6, 7, 8, 9], [4], [11, 12, 13]]
+    try:
+        model.config.attn_implementation = implementation
+        out = model.generate(rows, max_new_tokens=10, eos_token_id=[], pad_token_id=1000)
+    finally:
+        model.config.attn_implementation = before
+    expected = [model.generate(row, max_new_tokens=10, eos_token_id=[])[0, -10:].tolist() for row in rows]
+    assert new_ids(out, 5) == expected
+
+
+def test_the_context_is_the_configs_and_dynamic_rope_stretches_it() -> None:
+    assert context_size(tiny_model()) == 64
+    rope = {"rope_type": "dynamic", "factor": 2.5, "rope_theta": 2e6}
+    config = SmolLM3Config.from_dict({**tiny_model().config.to_dict(), "rope_parameters": rope})
+    assert context_size(SmolLM3ForCausalLM(config)) == 160
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cuda_gives_what_the_cpu_gives_with_dynamic_and_static_caches(dtype: torch.dtype) -> None:
+    rows = [[5, 6, 7, 8, 9], [4], [11, 12, 13]]
+    arguments: dict[str, Any] = {"max_new_tokens": 12, "eos_token_id": [], "pad_token_id": 0}
+    config = tiny_model().config
+    model = SmolLM3ForCausalLM(config).to(dtype).eval()
+    model.load_state_dict(tiny_model().state_dict())
+    on_cuda = SmolLM3ForCausalLM(config).to("cuda", dtype).eval()
+    on_cuda.load_state_dict(model.state_dict())
+    dynamic = on_cuda.generate(rows, **arguments)
+    static = on_cuda.generate(rows, cache_implementation="static", **arguments)
+    assert static.tolist() == dynamic.tolist()
+    if dtype is torch.float32:
+        assert dynamic.tolist() == model.generate(rows, **arguments).tolist()
