@@ -20,7 +20,7 @@ from smollm3.checkpoint.source import open_checkpoint
 from smollm3.errors import ConfigError, ParameterError
 from smollm3.model.config import SmolLM3Config
 from smollm3.model.device import resolve_device
-from smollm3.quantization.quantizer import Quantizer, quantizer_for
+from smollm3.quantization.quantizer import QuantizedLinear, Quantizer, choose_quantizer, refuse_cast
 
 if TYPE_CHECKING:
     from smollm3.model.module import SmolLM3PreTrainedModel
@@ -74,17 +74,15 @@ class PreTrained:
         with open_checkpoint(path) as checkpoint:
             config = _config(config, checkpoint.config, kwargs, checkpoint.path)
             chosen = choose_dtype(dtype, torch_dtype, config, checkpoint)
-            quantizer = quantizer_for(quantization_config or config.quantization_config)
+            quantizer = choose_quantizer(checkpoint.config.get("quantization_config"), quantization_config)
             plan = LoadPlan(device, chosen, attn_implementation, quantizer)
+            config.quantization_config = None  # the quantizer writes it, once there is something quantised
             config.dtype = config.torch_dtype = str(chosen).removeprefix("torch.")
             model = load_model(cls, config, checkpoint, plan)
             if checkpoint.generation_config is not None and hasattr(model, "generation_config"):
                 from smollm3.model.generation_config import GenerationConfig
 
                 model.generation_config = GenerationConfig.from_dict(checkpoint.generation_config)
-        if quantizer is not None:
-            model.quantizer = quantizer
-            config.quantization_config = quantizer.config_dict()
         return model
 
     def save_pretrained(
@@ -115,9 +113,9 @@ class PreTrained:
         save_shards(folder, tensors, limit, {"format": "pt"})
         data = model.config.to_dict()
         data["architectures"] = [type(self).__name__]
+        if self.quantizer is None:
+            data.pop("quantization_config", None)
         data["dtype"] = data["torch_dtype"] = str(model.dtype).removeprefix("torch.")
-        if self.quantizer is not None:
-            data["quantization_config"] = self.quantizer.config_dict()
         (folder / "config.json").write_text(
             json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8"
         )
@@ -127,7 +125,7 @@ class PreTrained:
 
     def _tensors_to_save(self, model: nn.Module, given: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         if given is None and self.quantizer is not None:
-            return dict(self.quantizer.state_dict(model))
+            given = dict(self.quantizer.state_dict(model))
         tensors = dict(model.state_dict() if given is None else given)
         if self.config.tie_word_embeddings:
             for name in getattr(model, "_tied_weights_keys", {}):
@@ -146,15 +144,43 @@ class PreTrained:
         return next(cast(nn.Module, self).parameters()).device
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Count parameters; tied ones once."""
+        """Count parameters; tied ones once, quantised ones as the weights that they stand for."""
         module = cast(nn.Module, self)
         skipped = {f"{n}.weight" for n, m in module.named_modules() if isinstance(m, nn.Embedding)}
+        coded = {
+            f"{name}.weight": layer.in_features * layer.out_features
+            for name, layer in module.named_modules()
+            if isinstance(layer, QuantizedLinear)
+        }
         return sum(
-            parameter.numel()
+            coded.get(name, parameter.numel())
             for name, parameter in module.named_parameters()
             if (parameter.requires_grad or not only_trainable)
             and not (exclude_embeddings and name in skipped)
         )
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast as nn.Module.to does. Raises ParameterError for a cast of a quantised model."""
+        module = cast(nn.Module, self)
+        refuse_cast(module, torch._C._nn._parse_to(*args, **kwargs)[1])
+        super().to(*args, **kwargs)  # type: ignore[misc]
+        return self
+
+    def half(self) -> Self:
+        """Cast to float16."""
+        return self.to(torch.float16)
+
+    def bfloat16(self) -> Self:
+        """Cast to bfloat16."""
+        return self.to(torch.bfloat16)
+
+    def float(self) -> Self:
+        """Cast to float32."""
+        return self.to(torch.float32)
+
+    def double(self) -> Self:
+        """Cast to float64."""
+        return self.to(torch.float64)
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
         """Return the bytes of the model's parameters (tied ones once) and, by default, its buffers."""

@@ -34,6 +34,10 @@ class PackedLinear(nn.Module):
         """Return the weights that the packed codes stand for, float32 [out_features, in_features]."""
         return torch.from_numpy(self.matrix.unpack())
 
+    def weight_bytes(self) -> tuple[int, int]:
+        """Return the bytes of the panels, in which codes and scales lie together, and 0."""
+        return self.matrix.nbytes, 0
+
     def extra_repr(self) -> str:
         bits = 8 * self.matrix.nbytes / (self.in_features * self.out_features)
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={bits:.2f}"
