@@ -19,8 +19,7 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import loopcontrols as LoopControls
 from jinja2.meta import find_undeclared_variables
-from jinja2.nodes import EvalContext
-from jinja2.runtime import BlockReference, Context, LoopContext, Macro, markup_join, str_join
+from jinja2.runtime import BlockReference, Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Cycler, Joiner, pass_context
 
@@ -80,11 +79,11 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     def admit(self, value: Any) -> Any:
         return CURRENT.get().admit(value)
 
-    def concatenate(self, eval_ctx: EvalContext, parts: tuple[Any, ...]) -> Any:
+    def concatenate(self, join: Callable[[Any], str], parts: tuple[Any, ...]) -> Any:
         meter = CURRENT.get()
         meter.tick()
         meter.allow(sum(meter.size(part) for part in parts))
-        return meter.admit((markup_join if eval_ctx.autoescape else str_join)(parts))
+        return meter.admit(join(parts))
 
     def slice(self, items: Any, start: Any, stop: Any, step: Any) -> Any:
         CURRENT.get().tick()

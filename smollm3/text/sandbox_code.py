@@ -83,7 +83,11 @@ class MeteredCode(CodeGenerator):
     """Compiles templates so that every operation the sandbox cannot intercept passes the meter."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
-        self.write("environment.concatenate(context.eval_ctx, (")
+        join = "markup_join" if frame.eval_ctx.autoescape else "str_join"
+        if frame.eval_ctx.volatile:
+            # As Jinja decides it, which inside {% autoescape %} is for plain text.
+            join = "(markup_join if context.eval_ctx.volatile else str_join)"
+        self.write(f"environment.concatenate({join}, (")
         for part in node.nodes:
             self.visit(part, frame)
             self.write(", ")
