@@ -7,24 +7,29 @@ Knows no nn.Module.
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 from torch import Tensor
 
+from smollm3.checkpoint.gguf_config import architecture_of, config_dict, head_counts
 from smollm3.checkpoint.gguf_header import GGUFHeader, GGUFTensor, read_header
+from smollm3.checkpoint.mapped_file import MappedFile
 from smollm3.errors import CheckpointError
 
-ARCHITECTURES = ("smollm3", "llama")
-# llama.cpp knows SmolLM3's NoPE layers by this number alone: no GGUF key carries them.
-NO_ROPE_INTERVAL = 4
-READABLE = {
-    getattr(GGMLQuantizationType, name)
-    for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
+_FLOATS = {
+    GGMLQuantizationType.F32: torch.float32,
+    GGMLQuantizationType.F16: torch.float16,
+    GGMLQuantizationType.BF16: torch.bfloat16,
 }
+_QUANTIZED = {
+    getattr(GGMLQuantizationType, name)
+    for name in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+}
+_CHUNK = 2**18  # weights dequantized at a time: their floats stay in the processor's cache
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _INNER = {
     "attn_norm": "input_layernorm",
@@ -37,6 +42,7 @@ _INNER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_ROPE_FACTORS = "rope_freqs.weight"
 
 
 def read_metadata(path: Path) -> Mapping[str, Any]:
@@ -47,19 +53,16 @@ def read_metadata(path: Path) -> Mapping[str, Any]:
 class GGUFCheckpoint:
     """A GGUF file as a checkpoint; see `source.Checkpoint`."""
 
+    generation_config: dict[str, Any] | None = None
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.header: GGUFHeader = read_header(path)
-        self.generation_config: dict[str, Any] | None = None
-        self.quantized = any(tensor.type not in _FLOATS for tensor in self.header.tensors.values())
-        architecture = self.header.metadata.get("general.architecture")
-        if architecture not in ARCHITECTURES:
-            raise CheckpointError(
-                f"{path} holds a model of architecture {architecture!r}: smollm3 and llama can be read"
-            )
+        architecture_of(self.header)  # refuses models of another kind before their tensors' names confuse
         self._tensors = self._rename()
+        self._pages = MappedFile(path, path.stat().st_size)
 
-    def __enter__(self) -> "GGUFCheckpoint":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,78 +70,17 @@ class GGUFCheckpoint:
 
     def close(self) -> None:
         """Let the file go; tensors that were loaded stay."""
-
-    def _get(self, key: str, default: Any = None) -> Any:
-        name = f"{self.header.metadata['general.architecture']}.{key}"
-        value = self.header.metadata.get(name, default)
-        if value is None:
-            raise CheckpointError(f"{self.path} has no {name} in its metadata: it is not complete")
-        return value
+        self._pages.close()
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The config.json that the metadata amounts to."""
-        metadata = self.header.metadata
         embedding = self._tensors.get("model.embed_tokens.weight")
-        if embedding is None:
-            raise CheckpointError(f"{self.path} has no tensor token_embd.weight")
-        num_layers, num_heads = self._get("block_count"), self._get("attention.head_count")
-        no_rope = NO_ROPE_INTERVAL if metadata["general.architecture"] == "smollm3" else 0
-        config: dict[str, Any] = {
-            "model_type": "smollm3",
-            "architectures": ["SmolLM3ForCausalLM"],
-            "vocab_size": embedding[1].shape[0],
-            "hidden_size": self._get("embedding_length"),
-            "intermediate_size": self._get("feed_forward_length"),
-            "num_hidden_layers": num_layers,
-            "num_attention_heads": num_heads,
-            "num_key_value_heads": self._get("attention.head_count_kv", num_heads),
-            "max_position_embeddings": self._get("context_length"),
-            "rms_norm_eps": _shortest(self._get("attention.layer_norm_rms_epsilon")),
-            "rope_theta": _shortest(self._get("rope.freq_base", 10000.0)),
-            "no_rope_layers": [int(not no_rope or (i + 1) % no_rope != 0) for i in range(num_layers)],
-            "tie_word_embeddings": "lm_head.weight" not in self._tensors,
-            "attention_bias": "model.layers.0.self_attn.q_proj.bias" in self._tensors,
-            "mlp_bias": "model.layers.0.mlp.up_proj.bias" in self._tensors,
-            "hidden_act": "silu",
-        }
-        key_length = self._get("attention.key_length", 0)
-        if key_length:
-            config["head_dim"] = key_length
-        for name in ("bos", "eos", "padding"):
-            config[f"{name.removesuffix('ding')}_token_id"] = metadata.get(f"tokenizer.ggml.{name}_token_id")
-        if (scaling := self._rope_scaling()) is not None:
-            config["rope_scaling"] = scaling
-        return config
-
-    def _rope_scaling(self) -> dict[str, Any] | None:
-        kind = self._get("rope.scaling.type", "none")
-        if kind == "none":
-            return self._rope_factors()
-        if kind not in ("linear", "yarn"):
-            raise CheckpointError(
-                f"{self.path} asks for rope scaling {kind!r}: none, linear and yarn can be read"
-            )
-        scaling = {"rope_type": kind, "factor": float(self._get("rope.scaling.factor"))}
-        if kind == "yarn":
-            trained = self._get("rope.scaling.original_context_length")
-            scaling["original_max_position_embeddings"] = int(trained)
-        return scaling
-
-    def _rope_factors(self) -> dict[str, Any] | None:
-        """Llama 3.1 and later store the stretch of their frequencies as a tensor; the parameters are not there."""
-        if "rope_freqs.weight" not in self.header.tensors:
-            return None
-        factors = self._floats(self.header.tensors["rope_freqs.weight"])
-        if np.all(factors == 1):
-            return None
-        return {
-            "rope_type": "llama3",
-            "factor": float(factors.max()),
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        }
+        if embedding is None or len(embedding[1].shape) != 2:
+            raise CheckpointError(f"{self.path} has no matrix token_embd.weight: it is no language model")
+        factors = self.header.tensors.get(_ROPE_FACTORS)
+        values = None if factors is None else self._floats(factors, torch.float32).numpy()
+        return config_dict(self.header, self._tensors, embedding[1].shape[0], values)
 
     @property
     def tokenizer_metadata(self) -> Mapping[str, Any]:
@@ -147,11 +89,9 @@ class GGUFCheckpoint:
 
     @property
     def stored_dtype(self) -> torch.dtype:
-        """What "auto" stands for: bf16 for quantized files, else the type of the embedding."""
-        embedding = self._tensors.get("model.embed_tokens.weight")
-        if self.quantized or embedding is None:
-            return torch.bfloat16
-        return _FLOATS[embedding[1].type]
+        """What "auto" stands for: the float type of the matrices, bfloat16 where any of them is quantized."""
+        types = {tensor.type for _, tensor in self._tensors.values() if len(tensor.shape) > 1}
+        return _FLOATS.get(types.pop(), torch.bfloat16) if len(types) == 1 else torch.bfloat16
 
     def names(self) -> list[str]:
         """Return the tensors' HF names."""
@@ -166,82 +106,68 @@ class GGUFCheckpoint:
         """Return the file and the name in it, for messages."""
         return f"{self.path} ({self._tensors[name][0]})"
 
-    def load(self, name: str) -> Tensor:
-        """Return a tensor under its HF name: float32, or F16 and BF16 as they are stored."""
+    def load(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """Return a tensor by its HF name: F32, F16, BF16 as stored, quantized ones in `dtype` or float32."""
         _, tensor = self._tensors[name]
-        if tensor.type not in READABLE:
-            raise CheckpointError(f"{self.file_of(name)} is {tensor.type.name}, which is not supported")
+        loaded = self._floats(tensor, dtype or torch.float32)
+        kind = name.split(".")[-2]
+        if kind in ("q_proj", "k_proj"):
+            return _unpermute(loaded, head_counts(self.header)[kind == "k_proj"])
+        return loaded
+
+    def _floats(self, tensor: GGUFTensor, dtype: torch.dtype) -> Tensor:
         if tensor.type in _FLOATS:
-            raw = torch.from_numpy(self.raw(tensor).copy())
-            loaded: Tensor = raw.view(_FLOATS[tensor.type]).view(tensor.shape)
-        else:
-            loaded = torch.from_numpy(self._floats(tensor))
-        heads = self._permuted_heads(name)
-        return loaded if heads is None else _unpermute(loaded, heads)
-
-    def raw(self, tensor: GGUFTensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Return a tensor's bytes, mapped from the file."""
-        return np.memmap(self.path, np.uint8, "r", tensor.begin, (tensor.end - tensor.begin,))
-
-    def _floats(self, tensor: GGUFTensor) -> np.ndarray[Any, np.dtype[np.float32]]:
-        rows = self.raw(tensor).reshape(*tensor.shape[:-1], -1)
-        floats: np.ndarray[Any, np.dtype[np.float32]] = np.ascontiguousarray(
-            dequantize(
-                rows if tensor.type != GGMLQuantizationType.F32 else rows.view(np.float32), tensor.type
-            ),
-            np.float32,
-        ).reshape(tensor.shape)
-        return floats
-
-    def _permuted_heads(self, name: str) -> int | None:
-        """llama.cpp's converter interleaves the rows of q and k of each head (for both architectures)."""
-        if ".q_proj." in name:
-            return int(self._get("attention.head_count"))
-        if ".k_proj." in name:
-            return int(self._get("attention.head_count_kv", self._get("attention.head_count")))
-        return None
+            return self._pages.view(tensor.begin, tensor.end, _FLOATS[tensor.type], tensor.shape)
+        size = tensor.end - tensor.begin
+        raw = self._pages.view(tensor.begin, tensor.end, torch.uint8, (size,)).numpy()
+        block_size, block_bytes = GGML_QUANT_SIZES[tensor.type]
+        floats = torch.empty(size // block_bytes * block_size, dtype=dtype)
+        step = _CHUNK // block_size
+        for block in range(0, size // block_bytes, step):
+            codes = raw[block * block_bytes : (block + step) * block_bytes]
+            # Blocks know nothing of rows: as one long row, a chunk is dequantized in one go.
+            values: np.ndarray[Any, Any] = dequantize(codes.reshape(1, -1), tensor.type)
+            floats[block * block_size : block * block_size + values.size] = torch.from_numpy(
+                values.reshape(-1)
+            )
+        return floats.view(tensor.shape)
 
     def _rename(self) -> dict[str, tuple[str, GGUFTensor]]:
-        renamed = {}
+        renamed: dict[str, tuple[str, GGUFTensor]] = {}
         for name, tensor in self.header.tensors.items():
+            if name == _ROPE_FACTORS:
+                continue
             hf_name = _hf_name(name)
             if hf_name is None:
                 raise CheckpointError(
                     f"{self.path} holds a tensor {name!r} that belongs to no SmolLM3 or Llama model"
                 )
-            if hf_name:
-                renamed[hf_name] = (name, tensor)
+            if tensor.type not in _FLOATS and tensor.type not in _QUANTIZED:
+                raise CheckpointError(
+                    f"{self.path}: the tensor {name!r} is {tensor.type.name}, which cannot be read: use a "
+                    "Q4_K, Q6_K, Q8_0 or BF16 file"
+                )
+            renamed[hf_name] = (name, tensor)
         return renamed
 
 
-_FLOATS = {
-    GGMLQuantizationType.F32: torch.float32,
-    GGMLQuantizationType.F16: torch.float16,
-    GGMLQuantizationType.BF16: torch.bfloat16,
-}
-
-
-def _shortest(value: float) -> float:
-    """The shortest decimal that is this float32: 1e-05 instead of 9.999999747378752e-06."""
-    return float(str(np.float32(value)))
-
-
 def _hf_name(name: str) -> str | None:
-    """HF's name of a GGUF tensor; empty for one that needs no loading, None for a stranger."""
+    """Return HF's name of a GGUF tensor, None for a stranger."""
     stem, _, kind = name.rpartition(".")
-    if stem == "rope_freqs":
-        return ""
     if kind not in ("weight", "bias"):
         return None
     if stem in _OUTER:
         return f"{_OUTER[stem]}.{kind}"
     parts = stem.split(".")
-    if len(parts) == 3 and parts[0] == "blk" and parts[1].isdecimal() and parts[2] in _INNER:
+    numbered = len(parts) == 3 and parts[0] == "blk" and parts[1].isdecimal()
+    if numbered and parts[1] == str(int(parts[1])) and parts[2] in _INNER:
         return f"model.layers.{parts[1]}.{_INNER[parts[2]]}.{kind}"
     return None
 
 
 def _unpermute(x: Tensor, num_heads: int) -> Tensor:
-    """Rows (pair, half) of each head back to (half, pair), as rotate-half wants them."""
+    """Bring the rows (pair, half) of each head back to (half, pair), as rotate-half wants them."""
     pairs = x.shape[0] // num_heads // 2
+    if pairs * 2 * num_heads != x.shape[0]:
+        return x  # not the shape that the config asks for: loading says so
     return x.reshape(num_heads, pairs, 2, -1).transpose(1, 2).reshape(x.shape).contiguous()

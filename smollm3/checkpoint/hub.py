@@ -1,13 +1,14 @@
 """From the name of a model to files on this machine.
 
-In: a path, a short name (`smollm2-135m`) or a hub repository. Out: the path of a folder or of a .gguf file. This
-is the one place below the command line that reads environment variables; the hub's own (HF_HOME, HF_HUB_CACHE,
-HF_HUB_OFFLINE, HF_TOKEN, ...) keep the meaning that huggingface_hub gives them.
+In: a path, a short name (`smollm2-135m`) or a hub repository. Out: the path of a folder or of a .gguf file.
+This is the one place below the command line that reads environment variables; the hub's own (HF_HOME,
+HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN, ...) keep the meaning that huggingface_hub gives them.
 """
 
 import difflib
 import os
 import re
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +20,16 @@ SMALL_MODEL = "smollm2-135m"
 # Never *.bin, *.pt, *.pkl or *.py: what is not downloaded cannot be run.
 _DESCRIPTION_PATTERNS = ("*.json", "*.jinja", "*.txt")
 _WEIGHT_PATTERNS = ("*.safetensors",)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where on the hub and in its cache; in huggingface_hub's words."""
+
+    revision: str | None
+    cache_dir: str | None
+    token: str | bool | None
+    local_files_only: bool
 
 
 def cache_folder() -> Path:
@@ -41,7 +52,7 @@ def resolve(
     """Return the folder or .gguf file that `name_or_path` stands for, downloading what is not here yet.
 
     A path wins over a short name, a short name over the hub; `owner/name/file.gguf` takes one file of a
-    repository. `weights=False` leaves the hub's weight files where they are (configs and tokenizers need none).
+    repository. `weights=False` leaves the hub's weight files where they are: a tokenizer needs none.
     Raises ModelNotFoundError with the way out.
     """
     name = os.fspath(name_or_path)
@@ -65,12 +76,7 @@ def resolve(
             f"{name!r} is no file or folder here and no model name{_close(name)}: hub names read owner/name, "
             f"short names are {', '.join(SMALL_MODELS)}"
         )
-    place = {
-        "revision": revision,
-        "cache_dir": cache_dir,
-        "token": token,
-        "local_files_only": local_files_only,
-    }
+    place = _Place(revision, None if cache_dir is None else os.fspath(cache_dir), token, local_files_only)
     return _from_hub(name, part, weights, place)
 
 
@@ -119,7 +125,7 @@ def _close(name: str) -> str:
     return f" (did you mean {known[close[0]]}?)" if close else ""
 
 
-def _from_hub(name: str, subfolder: str, weights: bool, place: dict[str, object]) -> Path:
+def _from_hub(name: str, subfolder: str, weights: bool, place: _Place) -> Path:
     """Download from the hub, or take what its cache has. Turns the hub's many errors into one line."""
     import huggingface_hub
     from huggingface_hub import errors
@@ -135,24 +141,28 @@ def _from_hub(name: str, subfolder: str, weights: bool, place: dict[str, object]
             allow_patterns=[inside + kind for kind in kinds],
             # fnmatch's * crosses slashes: without this, copies of the weights in subfolders would come along.
             ignore_patterns=[f"{inside}*/*.safetensors"],
-            **place,  # type: ignore[arg-type]
+            revision=place.revision,
+            cache_dir=place.cache_dir,
+            token=place.token,
+            local_files_only=place.local_files_only,
         )
     except errors.GatedRepoError as error:
         raise ModelNotFoundError(
-            f"{repository} is gated: accept its terms on its page, then log in with `hf auth login` or pass token="
+            f"{repository} is gated: accept its terms on its page, then run `hf auth login` or pass token"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ModelNotFoundError(
-            f"{repository} has no revision {place['revision']!r}: leave it out for main"
+            f"{repository} has no revision {place.revision!r}: leave it out for main"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelNotFoundError(
-            f"the hub has no model {repository}{_close(repository)}, or it is private: check the name, or pass token="
+            f"the hub has no model {repository}{_close(repository)}, or it is private: check the name, or "
+            "pass token"
         ) from error
     except errors.HFValidationError as error:
         raise ModelNotFoundError(f"{name!r} is no valid hub name: hub names read owner/name") from error
     except (OSError, errors.HfHubHTTPError) as error:
-        raise ModelNotFoundError(_unreachable(name, bool(place["local_files_only"]))) from error
+        raise ModelNotFoundError(_unreachable(name, place.local_files_only)) from error
     folder = _with_subfolder(Path(snapshot), subfolder)
     if file and not (folder / file).is_file():
         raise ModelNotFoundError(
@@ -167,10 +177,10 @@ def _unreachable(name: str, local_files_only: bool) -> str:
     if local_files_only or constants.HF_HUB_OFFLINE:
         reason = "local_files_only" if local_files_only else "HF_HUB_OFFLINE"
         return (
-            f"{name} is neither a folder here nor in the hub's cache, and {reason} forbids to download it: allow it, "
-            f"or use the small model {SMALL_MODEL}"
+            f"{name} is neither a folder here nor in the hub's cache, and {reason} forbids to download it: "
+            f"allow it, or use the small model {SMALL_MODEL}"
         )
     return (
-        f"{name} is neither a folder here nor in the hub's cache, and the hub cannot be reached: check the network, "
-        f"give a local path, or use the small model {SMALL_MODEL} (a PyPI package)"
+        f"{name} is neither a folder here nor in the hub's cache, and the hub cannot be reached: check the "
+        f"network, give a local path, or use the small model {SMALL_MODEL} (a PyPI package)"
     )

