@@ -94,7 +94,7 @@ STATEMENTS = [
     "{% block a %}A{{ messages | length }}{% endblock %}{{ self.a() }}",
     "{% if messages | length > 5 %}a{% elif messages %}b{% else %}c{% endif %}{% filter upper | replace('A', 'x') %}aba{% endfilter %}",
     "  {% if true %}\n  indented\n  {% endif %}\n{{- ' kept ' -}}\n\n  {#- gone -#}  x\n",
-    "{% raw %}{{ not }} {% run %}{% endraw %}\n{% autoescape true %}{{ '<' }}{{ '<' ~ '>'|safe }}{% endautoescape %}{{ '<' }}",
+    "{% raw %}{{ not }} {% run %}{% endraw %}\n{% autoescape true %}{{ '<' }}{{ messages[0].content ~ messages[0].content|safe }}{% endautoescape %}{{ '<' }}",
     "{% generation %}a{{ 1 }}{% endgeneration %}{%- generation -%} b {%- endgeneration -%}",
     "{{ raise_exception('no ' ~ messages[0].role) if false else 'fine' }}\n",
 ]  # fmt: skip
