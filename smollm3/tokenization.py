@@ -16,6 +16,7 @@ from smollm3.text.chat_template import reads_variable, render_with_spans
 from smollm3.text.special_tokens import SPECIAL_TOKEN_NAMES
 from smollm3.text.tokenizer import Tokenizer
 from smollm3.text.tokenizer_bytes import bytes_of_token
+from smollm3.text.tokenizer_files import TOKENIZER_FILE
 from smollm3.text.tokenizer_lengths import pad, pad_rows, plan_padding, plan_truncation
 
 _SETTINGS = {*SPECIAL_TOKEN_NAMES, "padding_side", "truncation_side", "model_max_length", "chat_template"}
@@ -35,7 +36,7 @@ class SmolLM3Tokenizer(Tokenizer):
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
-        subfolder: str = "",
+        subfolder: str | None = None,
         **settings: Any,
     ) -> Self:
         """Load by hub name, short name, folder or GGUF file.
@@ -49,15 +50,14 @@ class SmolLM3Tokenizer(Tokenizer):
             )
         from smollm3.checkpoint.hub import resolve
 
-        path = Path(
-            resolve(
-                str(pretrained_model_name_or_path),
-                revision=revision,
-                cache_dir=cache_dir,
-                token=token,
-                local_files_only=local_files_only,
-                subfolder=subfolder,
-            )
+        path = resolve(
+            pretrained_model_name_or_path,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            subfolder=subfolder,
+            weights=False,
         )
         tokenizer = cls.from_path(path)
         tokenizer.name_or_path = str(pretrained_model_name_or_path)
@@ -67,12 +67,19 @@ class SmolLM3Tokenizer(Tokenizer):
 
     @classmethod
     def from_path(cls, path: str | Path) -> Self:
-        """Read a folder with a tokenizer.json, or a GGUF file."""
-        if Path(path).suffix != ".gguf":
+        """Read a folder with a tokenizer.json, a GGUF file, or a folder with nothing but a GGUF file."""
+        path = Path(path)
+        if (
+            path.is_dir()
+            and not (path / TOKENIZER_FILE).exists()
+            and len(files := [*path.glob("*.gguf")]) == 1
+        ):
+            path = files[0]
+        if path.suffix != ".gguf":
             return cls.from_folder(path)
         from smollm3.checkpoint.gguf import read_metadata
 
-        return cls.from_gguf(read_metadata(Path(path)), name_or_path=str(path))
+        return cls.from_gguf(read_metadata(path), name_or_path=str(path))
 
     # Text -> ids
 

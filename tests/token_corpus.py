@@ -100,10 +100,3 @@ def write_folder(folder: Path, *, adds_bos: bool = False, **config: Any) -> Path
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **config}))
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder
-
-
-def gguf_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a GGUF file, read by the gguf library."""
-    from gguf import GGUFReader
-
-    return {key: field.contents() for key, field in GGUFReader(path).fields.items()}

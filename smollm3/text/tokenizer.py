@@ -228,7 +228,7 @@ class Tokenizer(Vocabulary):
         ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
         if isinstance(ids, int):
             ids = [ids]
-        if len(ids) and hasattr(ids[0], "__len__"):
+        if len(ids) and hasattr(ids[0], "__len__") and not isinstance(ids[0], str):
             return [self.decode(row, skip_special_tokens) for row in ids]
         return self._backend.decode(checked_ids(ids), skip_special_tokens=skip_special_tokens)
 

@@ -15,6 +15,8 @@ from smollm3.errors import ParameterError
 STRATEGIES = ("longest_first", "only_first", "only_second")
 SIDES = ("left", "right")
 UNLIMITED = int(1e30)  # model_max_length of a tokenizer that names none, as HF writes it
+_LONGEST_ROW = 2**24
+_NO_LIMIT = int(1e20)  # whatever is above this is no limit
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,11 @@ def pad_rows(rows: Mapping[str, list[list[int]]], padding: Padding) -> dict[str,
 
 def _target_length(padding: Padding, lengths: Sequence[int]) -> int:
     length = max(lengths, default=0) if padding.length is None else padding.length
-    return -(-length // padding.multiple_of) * padding.multiple_of if padding.multiple_of else length
+    if padding.multiple_of:
+        length = -(-length // padding.multiple_of) * padding.multiple_of
+    if length > _LONGEST_ROW:
+        raise ParameterError(f"padding to {length} ids is more than any model reads; lower max_length")
+    return length
 
 
 class PaddingTokenizer(Protocol):
@@ -169,7 +175,7 @@ def plan_truncation(
 ) -> Truncation | None:
     """Read a call's truncation arguments; None where nothing is to be cut."""
     limit = tokenizer.model_max_length if max_length is None else max_length
-    if truncation in (None, False, "do_not_truncate") or limit >= UNLIMITED:
+    if truncation in (None, False, "do_not_truncate") or limit >= _NO_LIMIT:
         return None
     strategy = "longest_first" if truncation is True else str(truncation)
     return Truncation(limit, strategy, stride, tokenizer.truncation_side)
@@ -195,7 +201,7 @@ def plan_padding(
     length = None
     if padding == "max_length":
         length = tokenizer.model_max_length if max_length is None else max_length
-        if length >= UNLIMITED:
+        if length >= _NO_LIMIT:
             raise ParameterError(
                 "padding='max_length' needs max_length: this tokenizer names no length of its own"
             )

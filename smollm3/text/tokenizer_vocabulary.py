@@ -101,11 +101,14 @@ class Vocabulary:
     ) -> int:
         """Append tokens to the vocabulary; return how many are new (rows that a model lacks)."""
         listed = [tokens] if isinstance(tokens, str | AddedToken) else list(tokens)
-        add = self._backend.add_special_tokens if special_tokens else self._backend.add_tokens
-        added = add(listed)
+        known, size = self.added_tokens_encoder, len(self)
+        if special_tokens:
+            self._backend.add_special_tokens(listed)
+        else:  # a plain string would take the flags of an added token away
+            self._backend.add_tokens([token for token in listed if token not in known])
         for cached in ("_plain_backend", "special_ids", "_bytes_of_id", "_longest_token"):
             self.__dict__.pop(cached, None)
-        return added
+        return len(self) - size
 
     def add_special_tokens(self, special_tokens: Mapping[str, Any]) -> int:
         """Add and name special tokens: `{"pad_token": "<|pad|>", "extra_special_tokens": [...]}`."""

@@ -1,8 +1,11 @@
 """Ids equal llama.cpp's, and transformers', on tokenizers that come out of GGUF files."""
 
 import json
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +13,54 @@ import gguf
 import numpy as np
 import pytest
 import transformers
-import xllamacpp
-from token_corpus import SPECIAL, TORTURE, gguf_metadata, train_backend
+from token_corpus import SPECIAL, TORTURE, train_backend
 from tokenizers import pre_tokenizers
 
+from smollm3.checkpoint.gguf import read_metadata
 from smollm3.text.tokenizer import Tokenizer
 from smollm3.tokenization import SmolLM3Tokenizer
 
 Tokenize = Callable[..., list[int]]
 
 
-def serve(path: Path) -> tuple[Any, Tokenize]:
-    """Start llama.cpp on a file, on a free port of the loopback; give the server and its tokenizer."""
+# One process of its own starts a server per file on a free port of the loopback: taking a server down in this
+# process can block for ever, so the whole process is killed at the end.
+SERVE = """
+import sys, xllamacpp
+servers = []
+for path in sys.stdin:
     params = xllamacpp.CommonParams()
-    params.model.path = str(path)
+    params.model.path = path.strip()
     params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.n_ctx = 64
-    params.n_parallel = 1
-    params.warmup = False
-    server = xllamacpp.Server(params)
+    params.port, params.n_ctx, params.n_parallel, params.warmup = 0, 64, 1, False
+    servers.append(xllamacpp.Server(params))
+    print(servers[-1].listening_address, flush=True)
+"""
 
-    def tokenize(text: str, *, parse_special: bool = True, add_special: bool = False) -> list[int]:
-        body = {"content": text, "parse_special": parse_special, "add_special": add_special}
-        request = urllib.request.Request(
-            server.listening_address + "/tokenize",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return list(json.loads(response.read())["tokens"])
 
-    return server, tokenize
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[[Path], Tokenize]]:
+    """Start llama.cpp on a file and give its tokenizer."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", SERVE]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def start(path: Path) -> Tokenize:
+            print(path, file=process.stdin, flush=True)
+            return partial(tokenize, process.stdout.readline().strip())
+
+        yield start
+        process.kill()
+
+
+def tokenize(address: str, text: str, *, parse_special: bool = True, add_special: bool = False) -> list[int]:
+    body = {"content": text, "parse_special": parse_special, "add_special": add_special}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(address + "/tokenize", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return list(json.loads(response.read())["tokens"])
 
 
 def write_gguf(path: Path, pre: str, **metadata: Any) -> Path:
@@ -84,15 +103,13 @@ def write_gguf(path: Path, pre: str, **metadata: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def llama_cpp(small_model: Path) -> Iterator[Tokenize]:
-    server, tokenize = serve(small_model)
-    yield tokenize
-    del server
+def llama_cpp(small_model: Path, serve: Callable[[Path], Tokenize]) -> Tokenize:
+    return serve(small_model)
 
 
 @pytest.fixture(scope="module")
 def small_tokenizer(small_model: Path) -> SmolLM3Tokenizer:
-    return SmolLM3Tokenizer.from_gguf(gguf_metadata(small_model))
+    return SmolLM3Tokenizer.from_gguf(read_metadata(small_model))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +131,7 @@ def test_small_model_equals_transformers(small_tokenizer: SmolLM3Tokenizer, by_t
     with_digits = {"digits", "spaces before digits", "arabic"}
     for name in TORTURE.keys() - with_digits:
         assert small_tokenizer.encode(TORTURE[name]) == by_transformers.encode(TORTURE[name]), name
-    # transformers drops the file's `tokenizer.ggml.pre = smollm`; give it the split of SmolLM2's own tokenizer.json.
+    # transformers drops the file's `tokenizer.ggml.pre = smollm`: give it the original's split.
     by_transformers.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -138,21 +155,23 @@ def test_saved_small_model_equals_transformers(small_tokenizer: SmolLM3Tokenizer
 
 
 @pytest.mark.parametrize("pre", ["default", "gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2"])
-def test_every_pre_tokenizer_equals_llama_cpp(pre: str, tmp_path: Path) -> None:
+def test_every_pre_tokenizer_equals_llama_cpp(
+    pre: str, tmp_path: Path, serve: Callable[[Path], Tokenize]
+) -> None:
     path = write_gguf(tmp_path / "tiny.gguf", pre)
-    ours = Tokenizer.from_gguf(gguf_metadata(path))
-    server, tokenize = serve(path)
+    ours = Tokenizer.from_gguf(read_metadata(path))
+    theirs = serve(path)
     for name, text in TORTURE.items():
-        assert ours.encode(text) == tokenize(text, add_special=True), name
+        assert ours.encode(text) == theirs(text, add_special=True), name
         if name != "tags":  # llama.cpp matches user-defined tokens even in plain text
-            assert ours.encode_plain(text) == tokenize(text, parse_special=False), name
-    del server
+            assert ours.encode_plain(text) == theirs(text, parse_special=False), name
 
 
 @pytest.mark.parametrize("added", [{"add_bos_token": False}, {"add_bos_token": True, "add_eos_token": True}])
-def test_bos_and_eos_as_the_file_says(added: dict[str, bool], tmp_path: Path) -> None:
+def test_bos_and_eos_as_the_file_says(
+    added: dict[str, bool], tmp_path: Path, serve: Callable[[Path], Tokenize]
+) -> None:
     path = write_gguf(tmp_path / "tiny.gguf", "llama-bpe", **added)
-    ours = Tokenizer.from_gguf(gguf_metadata(path))
-    server, tokenize = serve(path)
-    assert ours.encode("Hello world") == tokenize("Hello world", add_special=True)
-    del server
+    ours = Tokenizer.from_gguf(read_metadata(path))
+    theirs = serve(path)
+    assert ours.encode("Hello world") == theirs("Hello world", add_special=True)
