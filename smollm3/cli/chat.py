@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from smollm3.cli.commands import COMMANDS, Session, is_command, message_of, run_command
 from smollm3.cli.conversation import Message
-from smollm3.cli.interrupts import Interrupts
+from smollm3.cli.interrupts import Interrupts, silent_keyboard
 from smollm3.cli.line_editor import History, LineEditor, history_path
 from smollm3.cli.options import LoadOptions
 from smollm3.cli.settings import NAMES, Settings
@@ -105,7 +105,7 @@ class Chat:
     def _stream(self, answering: Answering, view: AnswerView) -> bool:
         """Show the answer as it comes; True when Ctrl-C stopped it."""
         stopped = False
-        with Interrupts().active() as interrupts:
+        with silent_keyboard(), Interrupts().active() as interrupts:
             try:
                 for delta in answering:
                     with interrupts.shielded():

@@ -1,10 +1,13 @@
-"""Ctrl-C where it does no harm: it stops an answer, but never in the middle of drawing it."""
+"""The keyboard while an answer is drawn: Ctrl-C stops it, but not in mid-drawing; no key draws over it."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from smollm3.cli.terminal import is_terminal
 
 
 class Interrupts:
@@ -46,3 +49,24 @@ class Interrupts:
             self._pending = True
         else:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def silent_keyboard() -> Iterator[None]:
+    """Keep what is typed from showing in the block; it is not lost, the next prompt gets it."""
+    try:
+        import termios
+    except ImportError:  # no Unix: keys are not echoed by the terminal there
+        yield
+        return
+    if not is_terminal(sys.stdin):
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    silent = list(before)
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
