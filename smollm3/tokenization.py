@@ -11,11 +11,16 @@ from typing import Any, Self
 from tokenizers import Encoding
 
 from smollm3.batch_encoding import BatchEncoding
-from smollm3.errors import ParameterError, PromptError, TemplateError
-from smollm3.text.chat_template import reads_variable, render_with_spans
+from smollm3.errors import ParameterError, PromptError
 from smollm3.text.special_tokens import SPECIAL_TOKEN_NAMES
 from smollm3.text.tokenizer import Tokenizer
 from smollm3.text.tokenizer_bytes import bytes_of_token
+from smollm3.text.tokenizer_chat import (
+    assistant_mask,
+    render_conversations,
+    split_conversations,
+    template_of,
+)
 from smollm3.text.tokenizer_files import TOKENIZER_FILE
 from smollm3.text.tokenizer_lengths import pad, pad_rows, plan_padding, plan_truncation
 
@@ -207,20 +212,7 @@ class SmolLM3Tokenizer(Tokenizer):
 
     def get_chat_template(self, chat_template: str | None = None, tools: Sequence[Any] | None = None) -> str:
         """The template to use: by name, given as source, or the checkpoint's own."""
-        if chat_template is not None:
-            return self.chat_templates.get(chat_template, chat_template)
-        name = "tool_use" if tools is not None and "tool_use" in self.chat_templates else "default"
-        if name not in self.chat_templates:
-            names = ", ".join(sorted(self.chat_templates))
-            raise TemplateError(
-                f"{self.name_or_path or 'this tokenizer'} has no default chat template"
-                + (
-                    f", only {names}; name one"
-                    if names
-                    else "; pass chat_template=..., or template='fixed' for SmolLM3"
-                )
-            )
-        return self.chat_templates[name]
+        return template_of(self, chat_template, has_tools=tools is not None)
 
     def apply_chat_template(
         self,
@@ -252,26 +244,19 @@ class SmolLM3Tokenizer(Tokenizer):
         """
         if return_assistant_tokens_mask and not (tokenize and return_dict):
             raise ParameterError("return_assistant_tokens_mask needs tokenize=True and return_dict=True")
-        source = self._template_source(template, chat_template, tools)
-        if documents is not None and not reads_variable(source, "documents"):
-            raise ParameterError(
-                "documents do nothing: this chat template does not read them; put them in a message"
-            )
-        conversations, is_batch = _conversations(conversation)
-        rendered = [
-            render_with_spans(
-                source,
-                messages,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                date=date,
-                special_tokens=self.special_tokens_map,
-                tools=tools,
-                documents=documents,
-                **variables,
-            )
-            for messages in conversations
-        ]
+        source = template_of(self, chat_template, template=template, has_tools=tools is not None)
+        conversations, is_batch = split_conversations(conversation)
+        rendered = render_conversations(
+            self,
+            conversations,
+            source,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            date=date,
+            tools=tools,
+            documents=documents,
+            **variables,
+        )
         texts = [one.text for one in rendered]
         if not tokenize:
             return texts if is_batch else texts[0]
@@ -284,26 +269,11 @@ class SmolLM3Tokenizer(Tokenizer):
             return_tensors=return_tensors,
         )
         if return_assistant_tokens_mask:
-            masks = [
-                _mask(row, one.generation_spans)
-                for row, one in zip(encoding.encodings or (), rendered, strict=True)
-            ]
+            rows = zip(encoding.encodings or (), rendered, strict=True)
+            masks = [assistant_mask(row, one.generation_spans) for row, one in rows]
             encoding["assistant_masks"] = masks if is_batch or return_tensors else masks[0]
             encoding.convert_to_tensors(return_tensors)
         return encoding if return_dict else encoding["input_ids"]
-
-    def _template_source(
-        self, template: str | None, chat_template: str | None, tools: Sequence[Any] | None
-    ) -> str:
-        if template is None:
-            return self.get_chat_template(chat_template, tools)
-        if template != "fixed":
-            raise ParameterError(
-                f"template is {template!r}; pass 'fixed', or a name or source as chat_template"
-            )
-        if chat_template is not None:
-            raise ParameterError("template and chat_template exclude each other: pass one of them")
-        return template
 
 
 def _inputs(text: Any, text_pair: Any, is_split_into_words: bool) -> tuple[list[Any], list[Any] | None, bool]:
@@ -342,24 +312,6 @@ def _rows(encodings: Sequence[Encoding], *, with_overflow: bool) -> tuple[list[E
 def _type_ids(row: Encoding) -> list[int]:
     """0 and 1 for the texts of a pair; windows that overflow have not got theirs from the post-processor."""
     return [max(kind, text or 0) for kind, text in zip(row.type_ids, row.sequence_ids, strict=True)]
-
-
-def _conversations(conversation: Sequence[Any]) -> tuple[list[Any], bool]:
-    if isinstance(conversation, list | tuple) and conversation and isinstance(conversation[0], list | tuple):
-        return list(conversation), True
-    return [conversation], False
-
-
-def _mask(row: Encoding, spans: Sequence[tuple[int, int]]) -> list[int]:
-    """1 for the tokens of the characters in `spans`, 0 for the others and for padding."""
-    mask = [0] * len(row.ids)
-    for start, end in spans:
-        first, last = row.char_to_token(start), row.char_to_token(end - 1)
-        if first is None:  # cut off
-            break
-        stop = len(mask) if last is None else last + 1
-        mask[first:stop] = [1] * (stop - first)
-    return mask
 
 
 def _as_list(value: Any) -> Any:
