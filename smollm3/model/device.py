@@ -19,10 +19,13 @@ def resolve_device(device_map: Any = None) -> torch.device:
         ParameterError: the value says nothing that can be understood, or asks for several devices.
     """
     if isinstance(device_map, Mapping):
-        places = {str(place) for place in device_map.values()}
-        if len(places) != 1:
-            raise ParameterError(f"device_map spreads the model over {sorted(places)}: it runs on one device")
-        device_map = next(iter(device_map.values()))
+        devices = {resolve_device(place) for place in device_map.values()}
+        if len(devices) != 1:
+            raise ParameterError(
+                f"device_map={dict(device_map)} names {len(devices)} devices: the model runs on one, as with "
+                "device_map='auto'"
+            )
+        return devices.pop()
     if device_map is None:
         return torch.device("cpu")
     if device_map in ("auto", "balanced", "sequential"):

@@ -6,7 +6,6 @@ and on `loading.py` for filling.
 
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -16,17 +15,19 @@ from torch import Tensor, nn
 
 from smollm3.checkpoint.hub import resolve
 from smollm3.checkpoint.safetensors import save_shards
-from smollm3.checkpoint.source import open_checkpoint
-from smollm3.errors import ConfigError, ParameterError
+from smollm3.checkpoint.source import Checkpoint, open_checkpoint
+from smollm3.errors import CheckpointError, ConfigError, ParameterError
 from smollm3.model.config import SmolLM3Config
 from smollm3.model.device import resolve_device
+from smollm3.model.load_arguments import DTYPES, asked_dtype, read_config, split_arguments
+from smollm3.model.loading import LoadPlan, load_model
+from smollm3.ops.attention import check_implementation
 from smollm3.quantization.quantizer import QuantizedLinear, Quantizer, choose_quantizer, refuse_cast
 
 if TYPE_CHECKING:
+    from smollm3.model.generation_config import GenerationConfig
     from smollm3.model.module import SmolLM3PreTrainedModel
 
-_WHERE = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
-_HOW = ("dtype", "torch_dtype", "device_map", "attn_implementation", "quantization_config", "config")
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "B": 1, "": 1}
 
 
@@ -47,9 +48,13 @@ class PreTrained:
         attn_implementation: str | None = None,
         quantization_config: Any = None,
         config: SmolLM3Config | None = None,
+        ignore_mismatched_sizes: bool = False,
         **kwargs: Any,
     ) -> Self:
         """Load a model from a folder, a GGUF file, a short name or a repository of the hub.
+
+        Weights of the dtype asked for stay in the file's pages on the CPU: replace such a file, never write
+        into it, while the model lives.
 
         Args:
             dtype, torch_dtype: two spellings; a dtype, its name or "auto" (default: as stored; a quantized
@@ -58,6 +63,8 @@ class PreTrained:
             attn_implementation: sdpa (default), eager, flash_attention_2 or flex_attention.
             quantization_config: BitsAndBytesConfig or its dict; by default what the checkpoint says.
             config: instead of the checkpoint's.
+            ignore_mismatched_sizes: start a head anew when the file has it in another shape; the rest of the
+                model has to fit.
             **kwargs: revision, cache_dir, token, local_files_only, subfolder; fields of the config, which win
                 over the file's.
 
@@ -65,24 +72,25 @@ class PreTrained:
             ModelNotFoundError, CheckpointError, ConfigError, DeviceError, ParameterError,
             MissingDependencyError; each in one line.
         """
-        from smollm3.model.loading import LoadPlan, choose_dtype, load_model
-
-        where = {name: kwargs.pop(name) for name in _WHERE if name in kwargs}
-        _check_switches_(kwargs)
+        where, overrides = split_arguments(kwargs)
+        asked = asked_dtype(dtype, torch_dtype)
         device = resolve_device(device_map)
+        if attn_implementation is not None:
+            check_implementation(attn_implementation, device)
         path = resolve(pretrained_model_name_or_path, **where)
         with open_checkpoint(path) as checkpoint:
-            config = _config(config, checkpoint.config, kwargs, checkpoint.path)
-            chosen = choose_dtype(dtype, torch_dtype, config, checkpoint)
-            quantizer = choose_quantizer(checkpoint.config.get("quantization_config"), quantization_config)
-            plan = LoadPlan(device, chosen, attn_implementation, quantizer)
+            config = read_config(config, checkpoint.config, overrides, checkpoint.path)
+            config.attn_implementation = attn_implementation or config.attn_implementation
+            generation_config = _generation_config(checkpoint) if hasattr(cls, "generation_config") else None
+            chosen = asked or DTYPES.get(config.dtype or "") or checkpoint.stored_dtype
+            quantizer = _quantizer(checkpoint, config, quantization_config)
             config.quantization_config = None  # the quantizer writes it, once there is something quantised
             config.dtype = config.torch_dtype = str(chosen).removeprefix("torch.")
-            model = load_model(cls, config, checkpoint, plan)
-            if checkpoint.generation_config is not None and hasattr(model, "generation_config"):
-                from smollm3.model.generation_config import GenerationConfig
-
-                model.generation_config = GenerationConfig.from_dict(checkpoint.generation_config)
+            model = load_model(
+                cls, config, checkpoint, LoadPlan(device, chosen, quantizer, ignore_mismatched_sizes)
+            )
+        if generation_config is not None:
+            cast(Any, model).generation_config = generation_config
         return model
 
     def save_pretrained(
@@ -95,9 +103,15 @@ class PreTrained:
     ) -> None:
         """Write config.json, generation_config.json and safetensors that transformers opens.
 
+        Each file is replaced when its successor is whole, so the folder may be the one that was loaded from.
+
         Args:
             max_shard_size: bytes, or a text such as "5GB"; above it the weights are split, with an index.
-            state_dict: other values for the model's tensors, by its names.
+            state_dict: other values for the model's tensors, all of them, by its names.
+
+        Raises:
+            ParameterError: an argument that cannot be followed, or a head that is no longer tied.
+            CheckpointError: the folder cannot be written to.
         """
         if not safe_serialization:
             raise ParameterError(
@@ -108,28 +122,44 @@ class PreTrained:
         if folder.is_file():
             raise ParameterError(f"{folder} is a file: give a folder to save into")
         limit = _bytes(max_shard_size)
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = self._tensors_to_save(model, state_dict)
-        save_shards(folder, tensors, limit, {"format": "pt"})
         data = model.config.to_dict()
-        data["architectures"] = [type(self).__name__]
+        data["architectures"] = [_class_name(type(self))]
         if self.quantizer is None:
             data.pop("quantization_config", None)
         data["dtype"] = data["torch_dtype"] = str(model.dtype).removeprefix("torch.")
-        (folder / "config.json").write_text(
-            json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-        )
-        generation_config = getattr(model, "generation_config", None)
-        if generation_config is not None:
-            generation_config.save_pretrained(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_shards(folder, tensors, limit, {"format": "pt"})
+            _write_text(folder / "config.json", json.dumps(data, indent=2, sort_keys=True) + "\n")
+            if (generation_config := getattr(model, "generation_config", None)) is not None:
+                generation_config.save_pretrained(folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder} cannot be written to ({error.strerror or error}): choose another folder"
+            ) from error
 
     def _tensors_to_save(self, model: nn.Module, given: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        if given is None and self.quantizer is not None:
-            given = dict(self.quantizer.state_dict(model))
-        tensors = dict(model.state_dict() if given is None else given)
-        if self.config.tie_word_embeddings:
-            for name in getattr(model, "_tied_weights_keys", {}):
-                tensors.pop(name, None)
+        """Return what is stored, a tied weight once."""
+        own = dict(model.state_dict() if self.quantizer is None else self.quantizer.state_dict(model))
+        tensors = own if given is None else dict(given)
+        tied: Mapping[str, str] = getattr(model, "_tied_weights_keys", {})
+        for name, source in tied.items() if self.config.tie_word_embeddings else ():
+            head = tensors.pop(name, None)
+            own.pop(name, None)
+            if head is not None and source in tensors and not _is_same(head, tensors[source]):
+                raise ParameterError(
+                    f"{name} and {source} differ, and the config ties them: call tie_weights() to drop the "
+                    "first, or set config.tie_word_embeddings = False to keep both"
+                )
+        if odd := sorted(own.keys() ^ tensors.keys()):
+            raise ParameterError(f"state_dict {'lacks' if odd[0] in own else 'has the unknown'} {odd[0]!r}")
+        for name, tensor in tensors.items():
+            if tensor.shape != own[name].shape:
+                raise ParameterError(
+                    f"state_dict has {name!r} in the shape {tuple(tensor.shape)}, the model in "
+                    f"{tuple(own[name].shape)}"
+                )
         return tensors
 
     @property
@@ -191,32 +221,42 @@ class PreTrained:
         return total
 
 
-def _check_switches_(kwargs: dict[str, Any]) -> None:
-    """Take out the switches of transformers that have one meaning here; refuse their other value."""
-    if kwargs.pop("trust_remote_code", False):
-        raise ParameterError("trust_remote_code=True is refused: no code of a checkpoint is ever run")
-    if kwargs.pop("use_safetensors", None) is False:
-        raise ParameterError("use_safetensors=False asks for pickles, which are never loaded: leave it out")
-    if kwargs.pop("low_cpu_mem_usage", None) is False:
-        raise ParameterError("low_cpu_mem_usage=False is not supported: weights always stream in one by one")
+def _generation_config(checkpoint: Checkpoint) -> "GenerationConfig | None":
+    from smollm3.model.generation_config import GenerationConfig
 
-
-def _config(
-    given: SmolLM3Config | None, stored: Mapping[str, Any], overrides: Mapping[str, Any], path: Path
-) -> SmolLM3Config:
-    known = [*SmolLM3Config.__dataclass_fields__, *_WHERE, *_HOW]
-    for name in overrides:
-        if name not in SmolLM3Config.__dataclass_fields__ or name == "extra":
-            close = get_close_matches(name, known, n=1)
-            hint = f": did you mean {close[0]}?" if close else ""
-            raise ParameterError(
-                f"{name!r} is neither an argument of from_pretrained nor a field of the config{hint}"
-            )
+    if checkpoint.generation_config is None:
+        return None
     try:
-        data = stored if given is None else given.to_dict()
-        return SmolLM3Config.from_dict(data, **overrides)
+        return GenerationConfig.from_dict(checkpoint.generation_config)
+    except ParameterError as error:
+        raise ConfigError(f"{checkpoint.path}: generation_config.json: {error}") from None
+
+
+def _quantizer(checkpoint: Checkpoint, config: SmolLM3Config, asked: Any) -> Quantizer | None:
+    """Return how the model is quantised: as stored, else as asked, else as a config that was given says."""
+    stored = checkpoint.config.get("quantization_config")
+    if asked is None and stored is None:
+        asked = config.quantization_config
+    try:
+        return choose_quantizer(stored, asked)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{checkpoint.path}: {error}") from None
+
+
+def _class_name(kind: type) -> str:
+    """The name under which transformers knows a model class, also for a subclass of a user's own."""
+    return next(k.__name__ for k in kind.__mro__ if k.__module__.startswith("smollm3.model."))
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return one is other or one.data_ptr() == other.data_ptr() or torch.equal(one, other)
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a file that appears under its name only when it is whole."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def _bytes(size: int | str) -> int:
