@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from smollm3.model.smollm3 import SmolLM3ForCausalLM
 
 
+ENGINES = ("auto", "native", "torch")
+
+
 class Streamer(Protocol):
     """Is handed the prompt [1, W], then each new id [1]; `fail(error)`, if it has one, at an error."""
 
@@ -84,6 +87,8 @@ class StopText:
 class GenerationMixin:
     """Gives a causal model `generate`, `stream` and `generation_config`."""
 
+    # What computes: "native" (the C++ CPU engine), "torch", or "auto": native where it can run the model.
+    engine: str = "auto"
     _generation_config: GenerationConfig | None = None
 
     @property
@@ -209,11 +214,29 @@ def _runner(model: "SmolLM3ForCausalLM", config: GenerationConfig, requests: lis
             raise ParameterError("cache_implementation='static' needs a cache: drop it, or use_cache=False")
         return RecomputingRunner(model)
     num_slots = min(sum(request.num_samples for request in requests), MAX_SAMPLES)
+    if (native := _native_runner(model, requests)) is not None:
+        return native
     if not static:
         return TorchRunner(model, num_slots=num_slots)
     room = max(len(request.prompt_ids) + request.params.max_new_tokens for request in requests)
     on_cuda = model.model.embed_tokens.weight.is_cuda
     return TorchRunner(model, num_slots=num_slots, room=room, fixed_shapes=on_cuda)
+
+
+def _native_runner(model: "SmolLM3ForCausalLM", requests: list[Request]) -> Runner | None:
+    """Return the native CPU engine with room for the requests, or None where torch is to run them."""
+    from smollm3.model.native_runner import NativeRunner, refusal
+
+    if model.engine not in ENGINES:
+        raise ParameterError(f"engine={model.engine!r}: give one of {', '.join(ENGINES)}")
+    if model.engine == "torch" or (model.engine == "auto" and refusal(model) is not None):
+        return None
+    room = sum(
+        request.num_samples
+        * (len(request.prompt_ids) + request.params.max_new_tokens + NativeRunner.BLOCK_SIZE)
+        for request in requests
+    )
+    return NativeRunner(model, max_cache_tokens=room)
 
 
 def _seeds(seed: Any, num: int) -> list[int | None]:

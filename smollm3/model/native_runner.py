@@ -72,6 +72,8 @@ def _weights_refusal(model: SmolLM3ForCausalLM) -> str | None:
 class NativeRunner:
     """An engine.Runner over the native library; block tables make sequences share a prompt's cache."""
 
+    BLOCK_SIZE = 64  # positions
+
     def __init__(
         self,
         model: SmolLM3ForCausalLM,
@@ -90,8 +92,7 @@ class NativeRunner:
             raise DeviceError(f"the native engine cannot run this model: {reason}")
         self._context_size = model.config.max_position_embeddings
         tokens = max_cache_tokens or RESERVED_SEQUENCES * self._context_size
-        block_size = 64
-        num_blocks = -(-tokens // block_size)
+        num_blocks = -(-tokens // self.BLOCK_SIZE)
         self.network = Network(
             _architecture(model),
             _weights(model),
@@ -100,8 +101,8 @@ class NativeRunner:
             kv_bits=kv_bits,
             num_blocks=num_blocks,
         )
-        assert self.network.block_size == block_size
-        self._blocks = BlockTables(num_blocks, block_size)
+        assert self.network.block_size == self.BLOCK_SIZE
+        self._blocks = BlockTables(num_blocks, self.BLOCK_SIZE)
 
     @property
     def context_size(self) -> int:
