@@ -19,6 +19,7 @@ from smollm3.native.library import ISA_NAMES, native_status
 from smollm3.native.matrix import Matrix, from_bf16
 from smollm3.native.network import Architecture, Layer, Network, StepRow, Weights
 from smollm3.quantization.packed import PackedEmbedding, PackedLinear
+from smollm3.quantization.quantizer import QuantizedLinear
 
 RESERVED_SEQUENCES = 64  # full contexts of address space; memory is taken only as a cache fills
 PREFILL_CHUNK = 512  # ids of one native call: bounds its scratch memory
@@ -59,6 +60,8 @@ def _weights_refusal(model: SmolLM3ForCausalLM) -> str | None:
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear | PackedEmbedding):
             continue
+        if isinstance(module, QuantizedLinear):
+            return f"{name} is a {type(module).__name__}"
         if isinstance(module, nn.Linear | nn.Embedding):
             weight = module.weight
             if type(module) not in (nn.Linear, nn.Embedding):

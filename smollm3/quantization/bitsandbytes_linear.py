@@ -79,17 +79,23 @@ class Linear4bit(CodedLinear):
             self._store_order_()  # the fused kernel has no backward
         elif self._fused is None and x.device.type == "cpu":
             self._fused_order_()
+        a = x.to(self.compute_dtype)
         bias = None if self.bias is None else self.bias.to(self.compute_dtype)
+        if self.in_features % self._state.blocksize:
+            # Blocks run on from row to row, and bitsandbytes' products lose their place in them.
+            return nn.functional.linear(a, self.dequantize().to(a.dtype), bias).to(x.dtype)
         state = self._state if self._fused is None else self._fused
-        y: Tensor = bitsandbytes().matmul_4bit(
-            x.to(self.compute_dtype), self.weight, quant_state=state, bias=bias
-        )
+        y: Tensor = bitsandbytes().matmul_4bit(a, self.weight, quant_state=state, bias=bias)
         return y.to(x.dtype)
 
+    @torch.no_grad()
     def dequantize(self) -> Tensor:
         """Return the weights that the codes stand for, [out_features, in_features]."""
-        weight: Tensor = bitsandbytes().functional.dequantize_4bit(self._stored_codes(), self._state)
-        return weight
+        codes, state = self._stored_codes(), copy.copy(self._state)
+        state.shape = torch.Size((1, 2 * codes.nbytes))  # one long row: no block can cross into another
+        flat: Tensor = bitsandbytes().functional.dequantize_4bit(codes, state).flatten()
+        size = self.out_features * self.in_features
+        return flat[:size].view(self.out_features, self.in_features)
 
     def _fused_order_(self) -> None:
         if not has_fused_cpu_kernel(self.out_features, self.in_features, self._state.blocksize):
@@ -185,9 +191,10 @@ class Linear8bitFloat(nn.Linear):
 def _int8_product(layer: Any, x: Tensor, weight: Tensor, row_scales: Tensor | None) -> Tensor:
     """Multiply in int8; without `row_scales` the weight is float and quantised here."""
     library = bitsandbytes()
+    weight = weight if torch.is_grad_enabled() else weight.detach()
     state = library.MatmulLtState()
     state.threshold = layer.threshold
-    state.is_training = layer.training
+    state.is_training = layer.training or weight.requires_grad  # on a CPU only this way has a backward
     state.has_fp16_weights = row_scales is None
     if row_scales is not None:
         state.CB, state.SCB, state.use_pool = weight, row_scales, layer.threshold > 0

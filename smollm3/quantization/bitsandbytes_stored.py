@@ -109,8 +109,10 @@ def _in_stored_order(absmax: Tensor) -> Tensor:
 
 def _facts(name: str, packed: Tensor) -> dict[str, Any]:
     try:
-        facts = json.loads(bytes(packed.flatten().to(torch.uint8).tolist()))
-    except ValueError:
+        facts = (
+            json.loads(bytes(packed.flatten().to(torch.uint8).tolist())) if packed.numel() < 4096 else None
+        )
+    except (ValueError, RecursionError):
         facts = None
     if not isinstance(facts, dict):
         raise CheckpointError(f"{name} of a quantised layer is not a JSON object: the checkpoint is damaged")
