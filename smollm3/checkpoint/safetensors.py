@@ -81,7 +81,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
             raw = file.read(length)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    header = parse_json_object(raw, path)
+    header = _parse_json_object(raw, path)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"{path} has a header whose __metadata__ is no table of strings: it is damaged")
@@ -103,7 +103,17 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def parse_json_object(raw: bytes, path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a file that must be one JSON object of a reasonable size."""
+    try:
+        if path.stat().st_size > MAX_HEADER_BYTES:
+            raise CheckpointError(f"{path} is larger than {MAX_HEADER_BYTES} bytes: refused")
+        return _parse_json_object(path.read_bytes(), path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _parse_json_object(raw: bytes, path: Path) -> dict[str, Any]:
     """Parse bytes that must be one JSON object without NaN, Infinity or duplicate keys."""
     try:
         parsed = json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_no_duplicates)
@@ -162,7 +172,7 @@ def shard_files(folder: Path) -> dict[str, Path]:
         raise CheckpointError(
             f"{folder} holds no {SINGLE} and no {INDEX}: only safetensors and GGUF are loaded, pickles never"
         )
-    weight_map = parse_json_object(index.read_bytes(), index).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map: it cannot say which file holds which tensor")
     files = {name: folder / _checked_shard(index, name, file) for name, file in weight_map.items()}
@@ -212,6 +222,7 @@ def save_shards(
 
 
 def _write_shard(path: Path, shard: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     part = path.with_name(f".{path.name}.part")
@@ -221,10 +232,8 @@ def _write_shard(path: Path, shard: Mapping[str, Tensor], metadata: Mapping[str,
         save_file({name: tensor.contiguous() for name, tensor in shard.items()}, part, dict(metadata))
         part.chmod(mode)
         part.replace(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be written: {error.strerror or error}; free space or choose a folder"
-        ) from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be written: {error}; free space or choose a folder") from error
     finally:
         part.unlink(missing_ok=True)
 

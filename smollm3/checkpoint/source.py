@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from smollm3.checkpoint.gguf import GGUFCheckpoint
-from smollm3.checkpoint.safetensors import SafetensorsFile, open_safetensors, parse_json_object, shard_files
+from smollm3.checkpoint.safetensors import SafetensorsFile, open_safetensors, read_json_object, shard_files
 from smollm3.errors import CheckpointError
 
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz"}
@@ -95,12 +95,7 @@ class SafetensorsCheckpoint:
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        if not path.is_file():
-            return None
-        try:
-            return parse_json_object(path.read_bytes(), path)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        return read_json_object(path) if path.is_file() else None
 
     @property
     def _files(self) -> Mapping[str, SafetensorsFile]:
