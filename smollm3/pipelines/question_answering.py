@@ -96,7 +96,7 @@ class QuestionAnsweringPipeline(Pipeline[QuestionAnsweringOptions]):
         logits = logits_of(self.model, rows, len(inputs), fields=("start_logits", "end_logits"))
         for item, encodings in zip(inputs, groups, strict=True):
             windows = [
-                Window(start, end, _in_context(encoding), encoding.offsets)
+                Window(start, end, _in_context(encoding, item["context"]), encoding.offsets)
                 for encoding, (start, end) in zip(encodings, islice(logits, len(encodings)), strict=True)
             ]
             yield _answers(item["context"], windows, options)
@@ -156,10 +156,12 @@ def _checked_pair(item: Mapping[str, str]) -> tuple[str, str]:
     return item["question"], item["context"]
 
 
-def _in_context(window: Encoding) -> Tensor:
-    """Which tokens [T] stand for characters of the context (blanks that offsets leave out do not)."""
+def _in_context(window: Encoding, context: str) -> Tensor:
+    """Which tokens [T] stand for characters of the context, blanks aside."""
     places = zip(window.sequence_ids, window.offsets, strict=True)
-    return torch.tensor([sequence == 1 and start < end for sequence, (start, end) in places])
+    return torch.tensor(
+        [sequence == 1 and bool(context[start:end].strip()) for sequence, (start, end) in places]
+    )
 
 
 def _answers(context: str, windows: Sequence[Window], options: QuestionAnsweringOptions) -> Any:
@@ -168,8 +170,9 @@ def _answers(context: str, windows: Sequence[Window], options: QuestionAnswering
         windows,
         options.max_answer_len,
         options.top_k,
+        context,
         with_null=options.handle_impossible_answer,
-        text=context if options.align_to_words else None,
+        align=options.align_to_words,
     )
     answers = [
         {"score": span.score, "start": span.start, "end": span.end, "answer": context[span.start : span.end]}

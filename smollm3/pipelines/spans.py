@@ -35,15 +35,16 @@ def best_spans(
     windows: Sequence[Window],
     max_answer_len: int,
     top_k: int,
+    text: str,
     *,
     with_null: bool = False,
-    text: str | None = None,
+    align: bool = False,
 ) -> list[Span]:
     """Return the `top_k` likeliest spans, best first, each stretch of characters once.
 
     The score is p(start) * p(end), each a softmax over the context tokens of all windows. `with_null` adds
     the first token of each window, which stands for "no answer"; as all windows must agree on that, it counts
-    with the least it got. `text` widens spans to that text's words.
+    with the least it got. Spans of `text` lose the blanks around them; `align` widens them to whole words.
     """
     starts = _probabilities([window.start_logits for window in windows], windows, with_null)
     ends = _probabilities([window.end_logits for window in windows], windows, with_null)
@@ -55,8 +56,8 @@ def best_spans(
         better = [span for span in found.values() if span.score >= score]
         if len(better) >= top_k:
             break
-        start, end = window.offsets[first][0], window.offsets[last][1]
-        if text is not None:
+        start, end = without_blanks(text, window.offsets[first][0], window.offsets[last][1])
+        if align:
             start, end = align_to_words(text, start, end)
         found.setdefault((start, end), Span(score, start, end))
     return sorted(found.values(), key=lambda span: span.score, reverse=True)[:top_k]
@@ -90,6 +91,12 @@ def _probabilities(logits: Sequence[Tensor], windows: Sequence[Window], with_nul
         allowed[0] |= with_null
         masked.append(row.double().masked_fill(~allowed, -torch.inf))
     return list(torch.split(torch.cat(masked).softmax(0), [len(row) for row in masked]))
+
+
+def without_blanks(text: str, start: int, end: int) -> tuple[int, int]:
+    """Narrow [start, end): tokens of many vocabularies hold the blank before a word."""
+    inner = text[start:end]
+    return start + len(inner) - len(inner.lstrip()), end - len(inner) + len(inner.rstrip())
 
 
 def align_to_words(text: str, start: int, end: int) -> tuple[int, int]:

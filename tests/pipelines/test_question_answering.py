@@ -28,14 +28,20 @@ def brute_force(pipe: Any, question: str, context: str, max_len: int, top_k: int
     with torch.no_grad():
         out = pipe.model(input_ids=encoded["input_ids"])
     offsets = encoded["offset_mapping"][0].tolist()
-    inside = [i for i, s in enumerate(encoded.sequence_ids(0)) if s == 1 and offsets[i][0] < offsets[i][1]]
+    places = [
+        context[s:e] if side == 1 else ""
+        for (s, e), side in zip(offsets, encoded.sequence_ids(0), strict=True)
+    ]
+    inside = [i for i, piece in enumerate(places) if piece.strip()]
     start = dict(zip(inside, out.start_logits[0, inside].double().softmax(0).tolist(), strict=True))
     end = dict(zip(inside, out.end_logits[0, inside].double().softmax(0).tolist(), strict=True))
     best: dict[tuple[int, int], float] = {}
     for i in inside:
         for j in inside:
             if i <= j < i + max_len:
-                key = (offsets[i][0], offsets[j][1])
+                answer = context[offsets[i][0] : offsets[j][1]].strip()
+                begin = context.index(answer, offsets[i][0])
+                key = (begin, begin + len(answer))
                 best[key] = max(best.get(key, 0.0), start[i] * end[j])
     ordered = sorted(best.items(), key=lambda item: -item[1])[:top_k]
     return [{"score": score, "start": s, "end": e, "answer": context[s:e]} for (s, e), score in ordered]

@@ -71,7 +71,7 @@ def test_best_spans_are_those_of_brute_force(
     seed: int, num_windows: int, T: int, max_len: int, top_k: int, with_null: bool
 ) -> None:
     windows = random_windows(seed, num_windows, 2, T)
-    found = best_spans(windows, max_len, top_k, with_null=with_null)
+    found = best_spans(windows, max_len, top_k, "x" * 200, with_null=with_null)
     expected = oracle(windows, max_len, top_k, with_null)
     assert [(span.start, span.end) for span in found] == [(span.start, span.end) for span in expected]
     assert [span.score for span in found] == pytest.approx([span.score for span in expected], rel=1e-5)
@@ -85,7 +85,7 @@ def test_a_window_without_the_answer_does_not_outbid_the_one_that_has_it() -> No
         torch.tensor([0.0, 4.0, 3.0]), torch.tensor([0.0, 3.0, 4.0]), in_context, [(0, 0), (6, 9), (9, 12)]
     )
     # Taken alone, the flat window gives its span nearly 1 and the other window less than that.
-    (best,) = best_spans([flat, sure], 5, 1)
+    (best,) = best_spans([flat, sure], 5, 1, "x" * 12)
     assert (best.start, best.end) == (6, 12)
 
 
@@ -94,12 +94,16 @@ def test_no_answer_wins_only_where_every_window_says_so() -> None:
     in_context = torch.tensor([False, True])
     nothing = Window(torch.tensor([5.0, 0.0]), torch.tensor([5.0, 0.0]), in_context, offsets)
     something = Window(torch.tensor([-5.0, 2.0]), torch.tensor([-5.0, 2.0]), in_context, [(0, 0), (3, 6)])
-    assert best_spans([nothing, nothing], 5, 1, with_null=True)[0].end == 0
-    assert (
-        best_spans([nothing, something], 5, 1, with_null=True)[0]
-        == best_spans([nothing, something], 5, 2, with_null=True)[0]
+    best = [best_spans([nothing, other], 5, 2, "x" * 6, with_null=True)[0] for other in (nothing, something)]
+    assert [(span.start, span.end) for span in best] == [(0, 0), (3, 6)]
+
+
+def test_blanks_around_an_answer_are_not_part_of_it() -> None:
+    window = Window(
+        torch.tensor([9.0, 0.0]), torch.tensor([9.0, 0.0]), torch.tensor([True, True]), [(2, 7), (7, 9)]
     )
-    assert best_spans([nothing, something], 5, 1, with_null=True)[0].end == 6
+    (best,) = best_spans([window], 5, 1, "in Rome now")
+    assert "in Rome now"[best.start : best.end] == "Rome"
 
 
 @pytest.mark.parametrize(
