@@ -75,8 +75,9 @@ def _help(session: Session, _: str) -> Reply:
     lines = [f"{command.usage:<{width}}  {command.help}" for command in COMMANDS.values()]
     keys = [
         "",
-        'A line that ends in \\ goes on in the next one, and so does all between """ and """; Alt-Enter',
-        "begins a new line. Ctrl-C stops an answer, Ctrl-D leaves. //text sends a message with a slash.",
+        "A line that ends in \\ goes on in the next one; Alt-Enter begins a new line,",
+        'and """ begins and ends a block of lines. Ctrl-C stops an answer, Ctrl-D',
+        "leaves. //text sends a message that begins with a slash.",
     ]
     return Reply("\n".join(lines + keys))
 
@@ -177,12 +178,10 @@ COMMANDS: dict[str, Command] = {
     "/help": Command("/help", "this list", _help),
     "/set": Command("/set [NAME VALUE]", "change a setting; alone: list them", _set),
     "/show": Command("/show", "model, system prompt, messages, changed settings", _show),
-    "/system": Command("/system [TEXT]", "set the system prompt; 'none' removes it, alone: show it", _system),
+    "/system": Command("/system [TEXT]", "set the system prompt ('none' removes it), or show it", _system),
     "/think": Command("/think", "think before answering (models with a thinking mode)", _think),
     "/no_think": Command("/no_think", "answer at once", _no_think),
-    "/save": Command(
-        "/save [--force] FILE", "write the chat as JSON; without FILE: where it was last", _save
-    ),
+    "/save": Command("/save [--force] FILE", "write the chat as JSON (without FILE: where it was)", _save),
     "/load": Command("/load FILE", "go on with a saved chat in place of this one", _load),
     "/clear": Command("/clear", "forget the messages, keep the system prompt", _clear),
     "/regenerate": Command("/regenerate", "answer the last message again", _regenerate),

@@ -18,19 +18,19 @@ _ON = {"on", "true", "yes", "1"}
 _OFF = {"off", "false", "no", "0"}
 _UNSET = {"default", "none"}
 HELP = {
-    "max_new_tokens": "longest answer in tokens; default: 4096, or less where the context ends",
-    "do_sample": "draw tokens by chance (on) or take the likeliest (off)",
-    "temperature": "chance: 0 takes the likeliest token, 1 follows the model",
+    "max_new_tokens": "longest answer in tokens (4096, or what is left)",
+    "do_sample": "draw tokens by chance, or take the likeliest",
+    "temperature": "0 takes the likeliest token, 1 follows the model",
     "top_k": "draw from the k likeliest tokens; 0 is off",
-    "top_p": "draw from the likeliest tokens that share this probability",
-    "min_p": "drop tokens less likely than this share of the likeliest",
+    "top_p": "draw from the likeliest that share this chance",
+    "min_p": "drop tokens below this share of the likeliest",
     "repetition_penalty": "above 1: avoid tokens that were used before",
     "presence_penalty": "subtracted once from tokens of the answer",
     "frequency_penalty": "subtracted for each use in the answer",
-    "seed": "makes answers repeatable",
-    "stop": "texts that end the answer",
-    "thinking": "think before the answer (models with a thinking mode)",
-    "show_thinking": "show the thoughts, dimmed, or fold them into one line",
+    "seed": "makes drawn answers repeatable",
+    "stop": "a text that ends the answer",
+    "thinking": "think before answering, where the model can",
+    "show_thinking": "show the thoughts, or fold them into one line",
     "markdown": "render markdown, or show the text as it is",
 }
 

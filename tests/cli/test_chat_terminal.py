@@ -140,7 +140,19 @@ def test_a_chat(person: Person, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_generating_is_130(chatterbox: Path) -> None:
-    words = [COMMAND, "generate", "-m", str(chatterbox), "--max-new-tokens", "90000", "Go on."]
+    words = [
+        COMMAND,
+        "generate",
+        "-m",
+        str(chatterbox),
+        "-t",
+        "1",
+        "--seed",
+        "1",
+        "--max-new-tokens",
+        "90000",
+        "Go on.",
+    ]
     with subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     ) as process:
@@ -155,7 +167,19 @@ def test_ctrl_c_while_generating_is_130(chatterbox: Path) -> None:
 
 
 def test_a_reader_that_leaves_stops_the_answer(chatterbox: Path) -> None:
-    words = [COMMAND, "generate", "-m", str(chatterbox), "--max-new-tokens", "90000", "Go on."]
+    words = [
+        COMMAND,
+        "generate",
+        "-m",
+        str(chatterbox),
+        "-t",
+        "1",
+        "--seed",
+        "1",
+        "--max-new-tokens",
+        "90000",
+        "Go on.",
+    ]
     with subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     ) as process:
