@@ -154,7 +154,7 @@ def test_nothing_runs_before_it_is_asked_for_and_leaving_cancels(
         ([5] * 512, {}, ContextOverflowError, "512"),
         ([5], {"temprature": 1}, ParameterError, "temperature"),
         ([5], {"temperature": float("nan")}, ParameterError, "temperature"),
-        ([5], {"stop_strings": [""]}, ParameterError, "stop_strings"),
+        ([5], {"stop_strings": [""]}, ParameterError, "stop.string"),
         ([5, 400], {}, PromptError, "400"),
     ],
     ids=lambda value: str(value)[:24],

@@ -164,7 +164,7 @@ def test_seeds_of_a_batch_belong_to_its_rows(pipe: TextGenerationPipeline) -> No
         ("a", {"return_text": True, "return_tensors": True}, ParameterError, "exclude each other"),
         ("a", {"return_full_text": "yes"}, ParameterError, "return_full_text"),
         ("a", {"stop_sequence": "a", "stop_strings": "b"}, ParameterError, "two spellings"),
-        ("a", {"stop_sequence": ""}, ParameterError, "stop_strings"),
+        ("a", {"stop_sequence": ""}, ParameterError, "stop.string"),
         ("a", {"output_scores": True}, ParameterError, "model.generate"),
         (["a", "b"], {"streamer": object(), "batch_size": 2}, ParameterError, "one answer"),
         (CHAT, {"tools": [{"name": "f"}]}, PromptError, "tools"),
