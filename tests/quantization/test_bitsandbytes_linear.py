@@ -20,7 +20,7 @@ FP4 = [0.0, 0.0052083333, 0.66666667, 1.0, 0.33333333, 0.5, 0.16666667, 0.25]
 FP4 += [-value for value in FP4]
 TABLES = {"nf4": torch.tensor(NF4), "fp4": torch.tensor(FP4)}
 
-# out, in: what the fused CPU kernel takes; rows it does not; blocks across rows; fewer weights than a block; odd.
+# [out, in]: what the fused CPU kernel takes; rows it does not; blocks across rows; odd; less than a block.
 SHAPES = [(64, 128), (33, 64), (48, 96), (5, 6), (96, 100), (7, 9), (1, 2)]
 
 
