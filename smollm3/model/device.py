@@ -57,7 +57,8 @@ def _check(device: torch.device, asked: object) -> None:
             raise DeviceError(f"device {asked} asks for a CUDA GPU and there is none: {instead}")
         if device.index is not None and device.index >= torch.cuda.device_count():
             raise DeviceError(
-                f"device {asked} asks for one more CUDA GPU than the {torch.cuda.device_count()} here"
+                f"device {asked} asks for CUDA GPU {device.index} and there are {torch.cuda.device_count()}, "
+                "counted from 0: pass a lower number or device_map='auto'"
             )
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError(f"device {asked} asks for an Apple GPU and there is none: {instead}")
