@@ -6,7 +6,7 @@ ConfigError that names its model_type.
 
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
@@ -31,7 +31,7 @@ _WHERE = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
 class _Auto:
     """A class that is a door: it has no instances."""
 
-    def __init__(self) -> NoReturn:
+    def __init__(self) -> None:
         name = type(self).__name__
         raise TypeError(f"{name} is not built directly: use {name}.from_pretrained(name_or_path)")
 
