@@ -87,7 +87,7 @@ def test_a_device_that_is_not_there_is_never_replaced(asked: Any, message: str) 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize("asked", [2, "cuda:2", torch.device("cuda", 99)], ids=str)
 def test_a_gpu_too_many(asked: Any) -> None:
-    with pytest.raises(DeviceError, match="asks for CUDA GPU [0-9]+ and there are 2, counted"):
+    with pytest.raises(DeviceError, match=r"asks for CUDA GPU [0-9]+ and there are 2, counted"):
         resolve_device(asked)
 
 
