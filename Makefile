@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint sanitize clean
 
 demo: .stamp-install
 	$(BIN)/smollm3 generate --model smollm2-135m --max-new-tokens 64 -v "What is the capital of France?"
@@ -19,6 +19,10 @@ lint: .stamp-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The native library under the address, undefined-behaviour and thread sanitizers.
+sanitize: .stamp-install
+	$(BIN)/python tests/native/sanitize.py
 
 .stamp-install: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
