@@ -8,9 +8,11 @@ HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN, ...) keep the meaning that huggingface_h
 import difflib
 import os
 import re
+import sys
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from smollm3.checkpoint.small_models import SMALL_MODELS, fetch
 from smollm3.errors import ModelNotFoundError, ParameterError
@@ -145,6 +147,7 @@ def _from_hub(name: str, subfolder: str, weights: bool, place: _Place) -> Path:
             cache_dir=place.cache_dir,
             token=place.token,
             local_files_only=place.local_files_only,
+            tqdm_class=_quiet_bar(),
         )
     except errors.GatedRepoError as error:
         raise ModelNotFoundError(
@@ -169,6 +172,19 @@ def _from_hub(name: str, subfolder: str, weights: bool, place: _Place) -> Path:
             f"{repository} has no file {inside}{file}, or it was never downloaded: check the name"
         )
     return folder / file if file else folder
+
+
+def _quiet_bar() -> Any:
+    """The hub's progress bar, on a terminal only, after a second and gone when it is done."""
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    class QuietBar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs |= {"delay": 1, "leave": False}
+            kwargs["disable"] = kwargs.get("disable") or not sys.stderr.isatty()
+            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    return QuietBar
 
 
 def _unreachable(name: str, local_files_only: bool) -> str:

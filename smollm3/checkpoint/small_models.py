@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from smollm3.errors import CheckpointError, MissingDependencyError, ModelNotFoundError
 
@@ -79,7 +79,7 @@ def fetch(name: str, cache: Path, *, local_files_only: bool = False) -> Path:
     with _lock(folder):
         if not _is_intact(cached, model.sha256, folder):  # another process may have fetched it meanwhile
             _download(name, model, cached)
-            _remember(cached, model.sha256, folder)
+            _remember(cached, folder)
     return cached
 
 
@@ -102,13 +102,12 @@ def _is_intact(path: Path, sha256: str, folder: Path) -> bool:
         stamp = _stamp(path)
     except OSError:
         return False
-    with contextlib.suppress(OSError, ValueError):
-        if json.loads((folder / "verified.json").read_text(encoding="utf-8")).get(str(path)) == stamp:
-            return True
+    if _verified(folder).get(str(path)) == stamp:
+        return True
     with path.open("rb") as file:
         intact = hashlib.file_digest(file, "sha256").hexdigest() == sha256
     if intact:
-        _remember(path, sha256, folder)
+        _remember(path, folder)
     return intact
 
 
@@ -117,18 +116,25 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _remember(path: Path, sha256: str, folder: Path) -> None:
+def _verified(folder: Path) -> dict[str, Any]:
+    """Return the stamps of files that had the right checksum; what cannot be read counts as nothing."""
+    try:
+        noted = json.loads((folder / "verified.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def _remember(path: Path, folder: Path) -> None:
     """Note that `path`, as it is now, has the checksum. A read-only cache only costs reading it again."""
-    marker = folder / "verified.json"
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        known = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
-        known[str(path)] = _stamp(path)
+        known = {**_verified(folder), str(path): _stamp(path)}
         with tempfile.NamedTemporaryFile(
             "w", dir=folder, suffix=".json", delete=False, encoding="utf-8"
         ) as file:
             json.dump(known, file)
-        Path(file.name).replace(marker)
+        Path(file.name).replace(folder / "verified.json")
 
 
 @contextlib.contextmanager
