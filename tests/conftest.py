@@ -22,7 +22,9 @@ def small_model() -> Path:
 @pytest.fixture(scope="session")
 def deployed_chat_template() -> str:
     """SmolLM3's deployed chat template: belongs to its checkpoint, not to this repository."""
-    path = Path(os.environ.get("SMOLLM3_CHAT_TEMPLATE", ROOT.parent / "shared" / "SmolLM3-3B.chat_template.jinja"))
+    path = Path(
+        os.environ.get("SMOLLM3_CHAT_TEMPLATE", ROOT.parent / "shared" / "SmolLM3-3B.chat_template.jinja")
+    )
     if not path.is_file():
         pytest.fail(f"{path} is missing: set SMOLLM3_CHAT_TEMPLATE to SmolLM3-3B's chat_template.jinja")
     return path.read_text(encoding="utf-8")
