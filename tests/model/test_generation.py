@@ -1,6 +1,7 @@
 """generate and stream at their face: what goes in, what comes out, what is refused and with which line."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ GREEDY: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "eos_token_id
 
 
 @pytest.fixture
-def model() -> SmolLM3ForCausalLM:
+def model() -> Iterator[SmolLM3ForCausalLM]:
     shared = tiny_model()
-    shared.generation_config = GenerationConfig()
-    return shared
+    yield shared
+    shared._generation_config = None  # other tests share the model
 
 
 def answer(model: SmolLM3ForCausalLM, inputs: Any = (PROMPT,), **arguments: Any) -> list[list[int]]:
