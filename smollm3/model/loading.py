@@ -81,10 +81,11 @@ def load_model(
     try:
         for source in progress(list(places), len(places), "Loading weights"):
             if places[source] not in fresh:
-                _put_(model, places[source], checkpoint.load(source), checkpoint.file_of(source), plan)
+                file = checkpoint.file_of(source)
+                _put_(model, places[source], checkpoint.load(source, plan.dtype), file, plan)
         for name in fresh:
             _put_(model, name, _drawn(name, model), str(checkpoint.path), plan)
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
         raise DeviceError(
             f"{plan.device} has no room for {checkpoint.path} in {str(plan.dtype).removeprefix('torch.')}: "
             "choose a smaller dtype, a quantization_config or device_map='cpu'"
