@@ -23,8 +23,18 @@ X86_UNITS = {
     "kernels_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
     "kernels_avx512.cpp": AVX512,
     "kernels_avx512bf16.cpp": [*AVX512, "-mavx512bf16"],
+    "quantize_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
+    "quantize_avx512.cpp": [*AVX512, "-mprefer-vector-width=512"],
 }
-UNITS = ["kernels_portable.cpp", "dispatch.cpp", "engine.cpp", "pack.cpp", "threads.cpp"]
+UNITS = [
+    "kernels_portable.cpp",
+    "dispatch.cpp",
+    "engine.cpp",
+    "pack.cpp",
+    "quantize.cpp",
+    "quantize_portable.cpp",
+    "threads.cpp",
+]
 
 
 def find_compiler() -> str | None:

@@ -3,34 +3,10 @@
 // a kernel multiplies them: for each four columns, 16 rows x 4 columns. Four-bit codes share their bytes
 // between eight columns: columns 0-3 in the low nibble, 4-7 in the high one. No instruction set asks for
 // another order, so a packed file is good on every machine.
-#include <math.h>
 #include <string.h>
 
+#include "half.h"
 #include "kernels.h"
-
-static uint16_t half(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
-    if (magnitude > 0x7f800000) return uint16_t(sign | 0x7e00);
-    if (magnitude >= 0x47800000) return uint16_t(sign | 0x7c00);  // 65520 and more round to infinity
-    float scaled, value;
-    memcpy(&value, &magnitude, 4);
-    if (magnitude < 0x38800000) {  // subnormal: count in units of 2^-24
-        scaled = nearbyintf(value * 16777216.0f);
-        return uint16_t(sign | uint32_t(scaled));
-    }
-    const uint32_t rounded = magnitude + 0x0fff + (magnitude >> 13 & 1);
-    return uint16_t(sign | (rounded - 0x38000000) >> 13);
-}
-
-static float from_half(uint16_t h) {
-    const int exponent = h >> 10 & 31, fraction = h & 1023;
-    const float magnitude = exponent == 31  ? (fraction ? NAN : INFINITY)
-                            : exponent == 0 ? ldexpf(float(fraction), -24)
-                                            : ldexpf(float(fraction + 1024), exponent - 25);
-    return h & 0x8000 ? -magnitude : magnitude;
-}
 
 static bool packable(const Sm3Matrix& w) {
     return (w.kind == SM3_W4 || w.kind == SM3_W8) && w.group > 0 && w.group % 32 == 0 && w.cols % w.group == 0 &&

@@ -93,6 +93,11 @@ SM3_API void sm3_free(void* memory, int64_t size);
 SM3_API int64_t sm3_packed_size(const Sm3Matrix* matrix);
 SM3_API int32_t sm3_pack(const Sm3Matrix* matrix, const uint8_t* codes, const float* scales, const float* mins,
                          void* out);
+// Rounds weights [rows][cols], float or bf16, to a matrix's scheme (zero 8 or 128, a minimum, or a table of ascending
+// points; group up to 128) with the least squared error per group. Returns 1 where a weight is not finite, 2 where
+// a scale is beyond f16. The result depends on neither threads nor instruction set.
+SM3_API int32_t sm3_quantize(const Sm3Matrix* matrix, const void* weights, int32_t is_bf16, void* out,
+                             int32_t threads, int32_t isa);
 // The weights that a matrix stands for: out [row_count][cols].
 SM3_API int32_t sm3_unpack_rows(const Sm3Matrix* matrix, int64_t first_row, int64_t row_count, float* out);
 // One product through the chosen kernels: out [n][rows] = x [n][cols] W^T + bias; for tests and benchmarks.

@@ -44,7 +44,7 @@ class Matrix:
 
     def describe(self, bias: Array | None = None) -> CMatrix:
         """Return the C description; `bias` is float32 [rows] and must outlive it."""
-        c = _blank(self.layout, self.rows, self.cols)
+        c = blank(self.layout, self.rows, self.cols)
         c.data = self.data.ctypes.data
         c.bias = None if bias is None else bias.ctypes.data
         return c
@@ -58,7 +58,8 @@ class Matrix:
         return out
 
 
-def _blank(layout: Layout, rows: int, cols: int) -> CMatrix:
+def blank(layout: Layout, rows: int, cols: int) -> CMatrix:
+    """Return the C description of a matrix without data."""
     c = CMatrix(kind=layout.kind, group=layout.group, zero=layout.zero, rows=rows, cols=cols)
     c.has_min, c.has_table = int(layout.has_min), int(layout.table is not None)
     for i, value in enumerate(layout.table or ()):
@@ -87,7 +88,7 @@ def pack(
 ) -> Matrix:
     """Pack codes [rows, cols] with scales (and minimums) [rows, cols / group] into panels."""
     rows, cols = codes.shape
-    c = _blank(layout, rows, cols)
+    c = blank(layout, rows, cols)
     library = load_library()
     size = int(library.sm3_packed_size(ctypes.byref(c)))
     if size < 0:
