@@ -138,9 +138,11 @@ def _rope_scaling(data: _Metadata, context: int) -> dict[str, Any] | None:
     for field in ("beta_fast", "beta_slow"):
         if data.get(f"rope.scaling.yarn_{field}") is not None:
             scaling[field] = data.number(f"rope.scaling.yarn_{field}")
-    attention = data.number("rope.scaling.attn_factor", data.number("rope.scaling.yarn_attn_factor", 1.0))
-    if attention != 1.0:  # there it multiplies YaRN's own factor, here it replaces it
-        scaling["attention_factor"] = attention * (0.1 * math.log(factor) + 1.0)
+    # yarn_attn_factor is HF's attention_factor; attn_factor multiplies whatever that is.
+    own = data.number("rope.scaling.yarn_attn_factor", 0.1 * math.log(factor) + 1.0)
+    attention = own * data.number("rope.scaling.attn_factor", 1.0)
+    if data.get("rope.scaling.yarn_attn_factor") is not None or attention != own:
+        scaling["attention_factor"] = attention
     return scaling
 
 

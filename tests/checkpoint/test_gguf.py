@@ -167,6 +167,10 @@ def test_yarn_keys_become_rope_scaling(tmp_path: Path) -> None:
         "beta_fast": 16.0,
         "attention_factor": 0.5 * (0.1 * math.log(2) + 1),
     }
+    keys = {"type": "yarn", "factor": 2.0, "yarn_attn_factor": 1.25}
+    scaling = make(tmp_path, **{f"ARCH__rope__scaling__{key}": value for key, value in keys.items()})
+    assert scaling.config["rope_scaling"]["attention_factor"] == 1.25
+    assert scaling.config["rope_scaling"]["original_max_position_embeddings"] == 512, "the context's length"
 
 
 @pytest.mark.parametrize("key", ["ARCH__rope__scaling__factor", "ARCH__rope__scale_linear"])

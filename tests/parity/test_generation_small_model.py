@@ -1,14 +1,11 @@
 """Trained weights: SmolLM2-135M's greedy answers in fp32 are those of transformers on the same file."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
-from transformers.utils import logging as hf_logging
 
 from smollm3.checkpoint.source import open_checkpoint
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
@@ -47,13 +44,8 @@ def ours(small_model: Path) -> SmolLM3ForCausalLM:
 
 
 @pytest.fixture(scope="module")
-def reference(small_model: Path) -> Iterator[Any]:
-    hf_logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        small_model.parent, gguf_file=small_model.name, dtype=torch.float32
-    )
-    yield model.eval()
-    hf_logging.enable_progress_bar()
+def reference(reference_135m: Any) -> Any:
+    return reference_135m
 
 
 def greedy(model: Any, ids: torch.Tensor, mask: torch.Tensor, num_steps: int = STEPS) -> torch.Tensor:
