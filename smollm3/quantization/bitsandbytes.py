@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from smollm3.errors import CheckpointError, ParameterError
 from smollm3.quantization.bitsandbytes_library import bitsandbytes, check_device
 from smollm3.quantization.bitsandbytes_linear import CodedLinear, Linear4bit, Linear8bit, Linear8bitFloat
+from smollm3.quantization.bitsandbytes_quantize import quantize_4bit, quantize_8bit
 from smollm3.quantization.bitsandbytes_stored import (
     NAMES_4BIT,
     NAMES_8BIT,
@@ -113,22 +114,11 @@ class BitsAndBytesQuantizer:
                 f"floats of shape {shape}"
             )
         check_device(device)
-        self._quantize_(layer, tensor.to(device, dtype).contiguous())
+        if isinstance(layer, Linear4bit):
+            layer.fill_(*quantize_4bit(tensor.to(device, dtype), self.config))
+        elif isinstance(layer, Linear8bit):
+            layer.fill_(*quantize_8bit(tensor.to(device, dtype)))
         return True
-
-    def _quantize_(self, layer: CodedLinear, weight: Tensor) -> None:
-        functional = bitsandbytes().functional
-        if isinstance(layer, Linear8bit):
-            codes, row_scales, _ = functional.int8_vectorwise_quant(weight.to(torch.float16))
-            layer.fill_(codes, row_scales)
-        elif isinstance(layer, Linear4bit):
-            codes, state = functional.quantize_4bit(
-                weight,
-                compress_statistics=self.config.bnb_4bit_use_double_quant,
-                quant_type=self.config.bnb_4bit_quant_type,
-                quant_storage=self.config.bnb_4bit_quant_storage,
-            )
-            layer.fill_(codes, state)
 
     def _take_stored_(self, model: nn.Module, name: str, tensor: Tensor, device: torch.device) -> bool:
         for part in NAMES_8BIT if self.config.load_in_8bit else NAMES_4BIT:

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from smollm3.errors import ConfigError, ParameterError
 from smollm3.quantization.config import QUANT_METHOD, BitsAndBytesConfig
+from smollm3.quantization.packed_config import PackedConfig, as_packed_config
+
+AnyConfig = BitsAndBytesConfig | PackedConfig | Mapping[str, Any] | str
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +67,7 @@ class Quantizer(Protocol):
         ...
 
 
-def quantizer_for(
-    config: BitsAndBytesConfig | Mapping[str, Any] | None, *, stored: bool = False
-) -> Quantizer | None:
+def quantizer_for(config: AnyConfig | None, *, stored: bool = False) -> Quantizer | None:
     """Return the quantiser for a config, None for no config.
 
     Args:
@@ -77,12 +78,16 @@ def quantizer_for(
     """
     if config is None:
         return None
+    if (packed := as_packed_config(config)) is not None:
+        from smollm3.quantization.packed_quantizer import PackedQuantizer
+
+        return PackedQuantizer(packed, stored=stored)
     if isinstance(config, Mapping):
         method = config.get("quant_method", QUANT_METHOD)
         if method != QUANT_METHOD:
             raise ConfigError(
-                f"quantization_config has quant_method {method!r}: this package reads {QUANT_METHOD!r} "
-                "checkpoints and unquantised ones"
+                f"quantization_config has quant_method {method!r}: this package reads {QUANT_METHOD!r} and "
+                "'smollm3' checkpoints and unquantised ones"
             )
         config = BitsAndBytesConfig.from_dict(config)
     if not isinstance(config, BitsAndBytesConfig):
@@ -92,9 +97,7 @@ def quantizer_for(
     return BitsAndBytesQuantizer(config, stored=stored)
 
 
-def choose_quantizer(
-    stored: Mapping[str, Any] | None, asked: BitsAndBytesConfig | Mapping[str, Any] | None
-) -> Quantizer | None:
+def choose_quantizer(stored: Mapping[str, Any] | None, asked: AnyConfig | None) -> Quantizer | None:
     """Return the quantiser for a checkpoint whose config.json has `stored`, when the user asked for `asked`.
 
     Codes that are stored cannot become others: what the file says wins, and asking for another width or
@@ -104,7 +107,16 @@ def choose_quantizer(
         return quantizer_for(asked)
     if asked is None:
         return quantizer_for(stored, stored=True)
+    packed = as_packed_config(stored), as_packed_config(asked)
+    if packed[0] is not None and packed[0] == packed[1]:
+        return quantizer_for(stored, stored=True)
+    if any(packed):
+        raise ParameterError(
+            "the checkpoint is quantised already and not as quantization_config asks: leave it out or load the "
+            "unquantised model"
+        )
     found = BitsAndBytesConfig.from_dict(stored)
+    assert not isinstance(asked, str | PackedConfig)
     wanted = BitsAndBytesConfig.from_dict(asked) if isinstance(asked, Mapping) else asked
     if found.quantization_method() != wanted.quantization_method():
         raise ParameterError(
