@@ -293,3 +293,10 @@ def test_dtype_and_device() -> None:
     assert model.to("cpu").float() is model
     assert model.dtype == torch.float32
     assert model.to("meta").device == torch.device("meta")
+
+
+def test_plain_weights_are_never_saved_as_quantised(tmp_path: Path) -> None:
+    config = tiny_config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    SmolLM3ForCausalLM(config).save_pretrained(tmp_path)
+    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+    assert type(SmolLM3ForCausalLM.from_pretrained(tmp_path).lm_head) is torch.nn.Linear
