@@ -18,6 +18,7 @@ _MODULE_OF = {
     "AutoModelForTokenClassification": "smollm3.auto",
     "AutoModelForQuestionAnswering": "smollm3.auto",
     "BitsAndBytesConfig": "smollm3.quantization.config",
+    "PackedConfig": "smollm3.quantization.packed_config",
     "GenerationConfig": "smollm3.model.generation_config",
     "SmolLM3Config": "smollm3.model.config",
     "SmolLM3Model": "smollm3.model.smollm3",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from smollm3.model.smollm3 import SmolLM3ForCausalLM, SmolLM3Model
     from smollm3.pipelines.factory import pipeline
     from smollm3.quantization.config import BitsAndBytesConfig
+    from smollm3.quantization.packed_config import PackedConfig
     from smollm3.streamers import TextIteratorStreamer, TextStreamer
     from smollm3.text.parser import ResponseParser
     from smollm3.tokenization import SmolLM3Tokenizer
@@ -71,6 +73,7 @@ __all__ = [
     "BitsAndBytesConfig",
     "DynamicCache",
     "GenerationConfig",
+    "PackedConfig",
     "ResponseParser",
     "SmolLM3Config",
     "SmolLM3Error",

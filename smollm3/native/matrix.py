@@ -27,6 +27,11 @@ class Layout:
     has_min: bool = False
     table: tuple[int, ...] | None = None
 
+    @property
+    def bits(self) -> int:
+        """Bits of a code, or of a bf16 weight."""
+        return {KIND_W4: 4, KIND_W8: 8, KIND_BF16: 16}[self.kind]
+
 
 @dataclass(frozen=True)
 class Matrix:

@@ -42,7 +42,7 @@ def memory_report(model: nn.Module, dtype: torch.dtype | None = None) -> MemoryR
     quantized = scales = unquantized = before = 0
     inside: set[int] = set()
     for module in model.modules():
-        if isinstance(module, QuantizedLinear):
+        if isinstance(module, QuantizedLinear) and id(getattr(module, "weight", None)) not in inside:
             codes, extra = module.weight_bytes()
             quantized, scales = quantized + codes, scales + extra
             before += module.in_features * module.out_features

@@ -1,8 +1,8 @@
 """Layers over packed weights: what int4, int8 and NF4 become for the native engine.
 
-They stand where nn.Linear and nn.Embedding stood; `weight` holds panels of codes and scales, uint8. The native
-engine reads `matrix` directly; calling a layer multiplies through the same kernels, so that both give the same
-numbers. On the CPU only.
+They stand where nn.Linear and nn.Embedding stood; `weight` holds panels of codes and scales, uint8. The
+native engine reads `matrix` directly; calling a layer multiplies through the same kernels, so that both give
+the same numbers. On the CPU only.
 """
 
 from collections.abc import Callable
@@ -138,6 +138,6 @@ def _refuse_move(fn: Function) -> None:
     device = fn(torch.empty(0, dtype=torch.uint8)).device
     if device.type != "cpu":
         raise DeviceError(
-            f"packed weights run on the CPU and cannot move to {device}: load the model there unquantised or with "
-            "a BitsAndBytesConfig"
+            f"packed weights run on the CPU and cannot move to {device}: load the model there unquantised or "
+            "with a BitsAndBytesConfig"
         )

@@ -20,8 +20,8 @@ FORMAT = 1  # of the panels in a file
 class PackedConfig:
     """Integer weights with a scale per group of columns, for the native engine on the CPU.
 
-    `scheme` is "int4", "int8" or "nf4" and holds for all linear layers of the decoder; `head` is the scheme of
-    the embedding and the language head, None to leave them as they are. `symmetric=False` stores a minimum
+    `scheme` is "int4", "int8" or "nf4" and holds for all linear layers of the decoder; `head` is the scheme
+    of the embedding and the language head, None to leave them as they are. `symmetric=False` stores a minimum
     beside each scale of int4: closer to the weights, 16 bits more per group. Raises ParameterError.
     """
 
@@ -50,8 +50,8 @@ class PackedConfig:
         fields = {name: value for name, value in stored.items() if name not in ("quant_method", "format")}
         if stored.get("format", FORMAT) != FORMAT:
             raise ConfigError(
-                f"quantization_config has format {stored['format']!r} and this version reads {FORMAT}: update "
-                "smollm3, or quantise the model anew"
+                f"quantization_config has format {stored['format']!r} and this version reads {FORMAT}: "
+                "update smollm3, or quantise the model anew"
             )
         if unknown := fields.keys() - cls.__dataclass_fields__:
             raise ConfigError(f"quantization_config has an unknown field {sorted(unknown)[0]!r}: remove it")

@@ -1,11 +1,11 @@
 """Packs a model's weights for the native engine while they stream in, or takes them as they were stored.
 
-In: a PackedConfig, a model on the meta device, tensors one at a time. Out: PackedLinear and PackedEmbedding in
-place of the plain layers; norms, biases and the heads of classifiers stay. Knows no file.
+In: a PackedConfig, a model on the meta device, tensors one at a time. Out: PackedLinear and PackedEmbedding
+in place of the plain layers; norms, biases and the heads of classifiers stay. Knows no file.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class PackedQuantizer:
         self._arena = Arena()
 
     def prepare_(self, model: nn.Module) -> None:
-        """Choose the layers; each is replaced when its weight arrives. ParameterError where groups do not fit."""
+        """Choose the layers; each is replaced when its weight arrives. ParameterError: groups do not fit."""
         for name, module in model.named_modules():
             if type(module) not in (nn.Linear, nn.Embedding) or name in UNPACKED:
                 continue
@@ -91,8 +91,8 @@ class PackedQuantizer:
         count = -(-rows // PANEL_ROWS)
         if tensor.dtype != torch.uint8 or tuple(tensor.shape) != (count, size // count):
             raise CheckpointError(
-                f"{name!r} has the shape {tuple(tensor.shape)} and dtype {tensor.dtype}, its quantization_config "
-                f"asks for uint8 of shape {(count, size // count)}: one of the two is damaged"
+                f"{name!r} has the shape {tuple(tensor.shape)} and dtype {tensor.dtype}, its "
+                f"quantization_config asks for uint8 of {(count, size // count)}: one of the two is damaged"
             )
         out = self._arena.take(size)
         np.copyto(out, tensor.reshape(-1).numpy())
@@ -157,7 +157,7 @@ def share_tied_(model: nn.Module) -> None:
     embedding = next(module for module in model.modules() if isinstance(module, nn.Embedding))
     if isinstance(embedding, PackedEmbedding):
         shared = PackedLinear(embedding.matrix, head.bias).train(head.training)
-        shared.weight = embedding.weight
+        shared.weight = cast(nn.Parameter, embedding.weight)
         model.set_submodule(LM_HEAD, shared)
 
 
@@ -167,8 +167,8 @@ def _put_bias_(module: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype)
         return False
     if tuple(tensor.shape) != (module.out_features,) or not tensor.is_floating_point():
         raise CheckpointError(
-            f"{name!r} has the shape {tuple(tensor.shape)} and dtype {tensor.dtype}, its config asks for floats "
-            f"of shape {(module.out_features,)}"
+            f"{name!r} has the shape {tuple(tensor.shape)} and dtype {tensor.dtype}, its config asks for "
+            f"floats of shape {(module.out_features,)}"
         )
     module.bias = nn.Parameter(tensor.to(dtype), requires_grad=False)
     return True

@@ -112,8 +112,8 @@ def choose_quantizer(stored: Mapping[str, Any] | None, asked: AnyConfig | None) 
         return quantizer_for(stored, stored=True)
     if any(packed):
         raise ParameterError(
-            "the checkpoint is quantised already and not as quantization_config asks: leave it out or load the "
-            "unquantised model"
+            "the checkpoint is quantised already and not as quantization_config asks: leave it out or load "
+            "the unquantised model"
         )
     found = BitsAndBytesConfig.from_dict(stored)
     assert not isinstance(asked, str | PackedConfig)
@@ -137,13 +137,20 @@ def dequantize_(model: nn.Module, dtype: torch.dtype | None = None) -> None:
         if isinstance(module, QuantizedLinear):
             weight = module.dequantize()
             weight = weight if dtype is None else weight.to(dtype)
-            linear = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-            linear.weight = nn.Parameter(weight)
-            bias = getattr(module, "bias", None)
-            if bias is not None:
-                linear.bias = nn.Parameter(bias.detach().to(weight.dtype))
-            linear.train(module.training)
-            model.set_submodule(name, linear)
+            plain: nn.Linear | nn.Embedding
+            if isinstance(module, nn.Embedding):
+                plain = nn.Embedding(
+                    module.out_features, module.in_features, module.padding_idx, device="meta"
+                )
+            else:
+                plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+                bias = getattr(module, "bias", None)
+                if bias is not None:
+                    plain.bias = nn.Parameter(bias.detach().to(weight.dtype))
+            plain.weight = nn.Parameter(weight)
+            model.set_submodule(name, plain.train(module.training))
+    if hasattr(model, "tie_weights"):
+        model.tie_weights()  # type: ignore[operator]
     mark_(model, None)
 
 
@@ -163,6 +170,6 @@ def refuse_cast(model: nn.Module, dtype: torch.dtype | None) -> None:
     """Raise ParameterError where a quantised model is asked to change its dtype."""
     if dtype is not None and getattr(model, "is_quantized", False):
         raise ParameterError(
-            f"a quantised model cannot be cast to {str(dtype).removeprefix('torch.')}: choose dtype and "
-            "bnb_4bit_compute_dtype in from_pretrained, or dequantize_(model, dtype) first"
+            f"a quantised model cannot be cast to {str(dtype).removeprefix('torch.')}: choose dtype in "
+            "from_pretrained (bnb_4bit_compute_dtype for bitsandbytes), or dequantize_(model, dtype) first"
         )
