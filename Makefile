@@ -10,7 +10,7 @@ demo: .stamp-install
 	$(BIN)/smollm3 generate --model smollm2-135m --max-new-tokens 64 -v "What is the capital of France?"
 
 test: .stamp-test lint
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"
 
 test-slow: .stamp-test
 	$(BIN)/python -m pytest -m "slow or gpu"

@@ -28,3 +28,15 @@ def deployed_chat_template() -> str:
     if not path.is_file():
         pytest.fail(f"{path} is missing: set SMOLLM3_CHAT_TEMPLATE to SmolLM3-3B's chat_template.jinja")
     return path.read_text(encoding="utf-8")
+
+
+# What takes seconds to set up is set up in one worker of `pytest -n 2 --dist loadgroup`.
+SHARED_FIXTURES = {"reference_135m"}
+SHARED_MODULES = {"test_tokenizer_llama_cpp", "test_examples", "test_chat_terminal"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        shared = SHARED_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+        if shared or item.path.stem in SHARED_MODULES:
+            item.add_marker(pytest.mark.xdist_group(min(shared, default=item.path.stem)))
