@@ -1,10 +1,11 @@
 """Loading needs one copy of the weights and one tensor: measured on a model of more than 500 MB."""
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,8 @@ def write_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sharded checkpoint of 521 MB."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A sharded checkpoint of 521 MB, removed at the end."""
     path = tmp_path_factory.mktemp("large")
     with torch.device("meta"):
         model = SmolLM3ForCausalLM(config())
@@ -69,7 +70,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weight_map = {name: file for file, held in shards.items() for name in held}
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (path / "config.json").write_text(config().to_json_string())
-    return path
+    yield path
+    shutil.rmtree(path)
 
 
 def cost(folder: Path, dtype: str) -> dict[str, float]:
