@@ -145,7 +145,7 @@ class BatchEncoding(MutableMapping[str, Any]):
     def token_to_chars(self, batch_or_token_index: int, token_index: int | None = None) -> CharSpan | None:
         """The characters of a token in its text; None for special tokens and padding."""
         row, token = self._row_and_token(batch_or_token_index, token_index)
-        found = row.token_to_chars(token)
+        found: Any = row.token_to_chars(token)  # some versions put the sequence before the span
         if found is None:
             return None
         span = found[1] if isinstance(found[1], tuple) else found

@@ -119,7 +119,9 @@ def test_names_say_something_and_modules_open_with_a_docstring(path: Path) -> No
 def test_environment_is_read_in_two_places_only(path: Path) -> None:
     relative = path.relative_to(PACKAGE).as_posix()
     if not any(relative.startswith(place) for place in READS_ENVIRONMENT):
-        assert not re.search(r"\bos\.(environ|getenv)\b|\bfrom os import .*(environ|getenv)", path.read_text())
+        assert not re.search(
+            r"\bos\.(environ|getenv)\b|\bfrom os import .*(environ|getenv)", path.read_text()
+        )
 
 
 def test_no_pickle_and_no_remote_code_anywhere() -> None:
@@ -144,7 +146,9 @@ def test_text_and_command_line_help_bring_no_torch_along() -> None:
 
 
 def test_public_names_are_the_documented_ones() -> None:
-    documented = re.search(r"## Public names\n(.*?)\n## ", (ROOT / "docs/architecture.md").read_text(), re.DOTALL)
+    documented = re.search(
+        r"## Public names\n(.*?)\n## ", (ROOT / "docs/architecture.md").read_text(), re.DOTALL
+    )
     assert documented, "docs/architecture.md has no section 'Public names'"
     assert sorted(set(re.findall(r"`(\w+)`", documented.group(1)))) == sorted(smollm3.__all__)
     for name in smollm3.__all__:
@@ -157,6 +161,8 @@ def test_the_documented_tree_is_the_tree() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     for path in SOURCES:
         if path.name != "__init__.py" and path.parent != PACKAGE / "cli":
-            assert f"`{path.relative_to(PACKAGE).as_posix()}`" in text, f"docs/architecture.md misses {path.name}"
+            assert f"`{path.relative_to(PACKAGE).as_posix()}`" in text, (
+                f"docs/architecture.md misses {path.name}"
+            )
     for name in re.findall(r"`((?:\w+/)*\w+\.py)`", text):
         assert (PACKAGE / name).is_file() or (ROOT / name).is_file(), f"docs/architecture.md names {name}"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from smollm3.errors import CheckpointError
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 50_000
 MAX_DIMS = 8
+ALIGNMENT = 64  # bytes, of the tensors in a file that is written
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 DTYPES: dict[str, torch.dtype] = {
@@ -222,20 +223,38 @@ def save_shards(
 
 
 def _write_shard(path: Path, shard: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     part = path.with_name(f".{path.name}.part")
     try:
-        part.touch()
-        mode = part.stat().st_mode  # what the user's umask allows; save_file would leave the file private
-        save_file({name: tensor.contiguous() for name, tensor in shard.items()}, part, dict(metadata))
-        part.chmod(mode)
+        with part.open("wb") as file:
+            _write_tensors(file, shard, metadata)
         part.replace(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error}; free space or choose a folder") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _write_tensors(file: BinaryIO, shard: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write header and tensors, those of whole lines first: they can be used in place, aligned, by map."""
+    names = sorted(shard, key=lambda name: (shard[name].nbytes % ALIGNMENT > 0, -shard[name].itemsize))
+    dtypes = {dtype: stored for stored, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    begin = 0
+    for name in names:
+        tensor = shard[name]
+        end = begin + tensor.nbytes
+        header[name] = {
+            "dtype": dtypes[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+        begin = end
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-(8 + len(raw)) % ALIGNMENT)
+    file.write(len(raw).to_bytes(8, "little") + raw)
+    for name in names:
+        flat = shard[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        file.write(flat.numpy().data)
 
 
 def _split(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:

@@ -29,6 +29,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": describe_cpu(),
         "memory_bytes": total_memory(),
         "accelerators": describe_accelerators(),
+        "native_engine": describe_native_engine(),
         "extras": describe_extras(),
     }
 
@@ -95,6 +96,16 @@ def _why_no_cuda(built_for: str | None) -> str:
     return f"torch is built for CUDA {built_for} but finds no NVIDIA driver or device; --device cpu works"
 
 
+def describe_native_engine() -> dict[str, Any]:
+    """Return the instruction set that the native CPU engine uses here, or why there is no such engine."""
+    from smollm3.native.library import native_status
+
+    status = native_status()
+    if not status.available:
+        return {"instruction_set": None, "missing": status.reason}
+    return {"instruction_set": status.isa, "usable": list(status.isas), "missing": None}
+
+
 def describe_extras() -> list[dict[str, Any]]:
     """Return each optional package: its version, or how to get it, and what it is for."""
     extras = []
@@ -124,6 +135,8 @@ def machine_lines(machine: dict[str, Any]) -> list[str]:
         f"cpu           {cpu['name']}, {cpu['cores']} cores{memory}",
         f"              {' '.join(cpu['instruction_sets']) or 'instruction sets unknown'}",
     ]
+    native = machine["native_engine"]
+    lines.append(f"native engine {native['instruction_set'] or 'none: ' + native['missing']}")
     for device in machine["accelerators"]:
         if "missing" in device:
             lines.append(f"{device['device']:<13} none: {device['missing']}")

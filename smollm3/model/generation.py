@@ -229,8 +229,10 @@ def _native_runner(model: "SmolLM3ForCausalLM", requests: list[Request]) -> Runn
 
     if model.engine not in ENGINES:
         raise ParameterError(f"engine={model.engine!r}: give one of {', '.join(ENGINES)}")
-    if model.engine == "torch" or (model.engine == "auto" and refusal(model) is not None):
+    if model.engine == "torch":
         return None
+    if model.engine == "auto" and (model.attn_implementation != "sdpa" or refusal(model) is not None):
+        return None  # an attention implementation that was chosen is the one that runs
     room = sum(
         request.num_samples
         * (len(request.prompt_ids) + request.params.max_new_tokens + NativeRunner.BLOCK_SIZE)

@@ -13,17 +13,29 @@ from torch import Tensor, nn
 
 from smollm3.engine.runner import Row
 from smollm3.errors import DeviceError, ParameterError
-from smollm3.model.smollm3 import SmolLM3DecoderLayer, SmolLM3ForCausalLM
+from smollm3.model.module import SmolLM3RMSNorm, SmolLM3RotaryEmbedding
+from smollm3.model.smollm3 import (
+    SmolLM3Attention,
+    SmolLM3DecoderLayer,
+    SmolLM3ForCausalLM,
+    SmolLM3MLP,
+    SmolLM3Model,
+)
 from smollm3.native.blocks import BlockTables
 from smollm3.native.library import ISA_NAMES, native_status
 from smollm3.native.matrix import Matrix, from_bf16
 from smollm3.native.network import Architecture, Layer, Network, StepRow, Weights
 from smollm3.quantization.packed import PackedEmbedding, PackedLinear
-from smollm3.quantization.quantizer import QuantizedLinear
 
 RESERVED_SEQUENCES = 64  # full contexts of address space; memory is taken only as a cache fills
 PREFILL_CHUNK = 512  # ids of one native call: bounds its scratch memory
 
+# What the engine computes as torch would; anything else in a model (an adapter, a subclass) is torch's.
+_KNOWN = {
+    *(SmolLM3ForCausalLM, SmolLM3Model, SmolLM3DecoderLayer, SmolLM3Attention, SmolLM3MLP),
+    *(SmolLM3RMSNorm, SmolLM3RotaryEmbedding, nn.ModuleList),
+    *(nn.Linear, nn.Embedding, PackedLinear, PackedEmbedding),
+}
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -58,14 +70,12 @@ def _config_refusal(model: SmolLM3ForCausalLM) -> str | None:
 
 def _weights_refusal(model: SmolLM3ForCausalLM) -> str | None:
     for name, module in model.named_modules():
-        if isinstance(module, PackedLinear | PackedEmbedding):
-            continue
-        if isinstance(module, QuantizedLinear):
-            return f"{name} is a {type(module).__name__}"
+        if type(module) not in _KNOWN:
+            return f"{name or 'the model'} is a {type(module).__name__}"
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"{name or 'the model'} has forward hooks, which only torch calls"
         if isinstance(module, nn.Linear | nn.Embedding):
             weight = module.weight
-            if type(module) not in (nn.Linear, nn.Embedding):
-                return f"{name} is a {type(module).__name__}"
             if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
                 dtype = str(weight.dtype).removeprefix("torch.")
                 return f"{name} is {dtype} on {weight.device}, not bfloat16 on cpu"

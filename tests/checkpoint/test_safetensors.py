@@ -363,11 +363,30 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr("smollm3.checkpoint.safetensors._write_tensors", full)
     with pytest.raises(CheckpointError, match="No space left"):
         save_shards(tmp_path, {"a": torch.zeros(3)}, 10**9, {})
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     assert open_safetensors(tmp_path / "model.safetensors").load("a").tolist() == [1.0] * 3
+
+
+def test_tensors_of_whole_lines_lie_aligned_and_others_to_their_items(tmp_path: Path) -> None:
+    tensors = {
+        "bytes": torch.arange(3, dtype=torch.uint8),
+        "long": torch.arange(5),
+        "scalar": torch.tensor(2.5, dtype=torch.float16),
+        "panels": torch.randint(0, 256, (3, 64), dtype=torch.uint8),
+        "none": torch.empty(0, 4),
+        "norm": torch.ones(32, dtype=torch.bfloat16),
+        "turned": torch.arange(48.0).reshape(6, 8).t(),
+        "naïve": torch.tensor([True, False]),
+    }
+    save_shards(tmp_path, tensors, 10**9, {"format": "pt"})
+    read, opened = load_file(tmp_path / "model.safetensors"), open_safetensors(tmp_path / "model.safetensors")
+    for name, tensor in tensors.items():
+        assert torch.equal(read[name], tensor)
+        assert torch.equal(opened.load(name), tensor)
+        assert opened.tensors[name].begin % (64 if tensor.nbytes % 64 == 0 else tensor.itemsize) == 0
 
 
 def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:

@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from smollm3.engine.engine import Request
+from smollm3.engine.params import SamplingParams
 from smollm3.engine.runner import Row
 from smollm3.errors import DeviceError, ParameterError
+from smollm3.model import generation
 from smollm3.model.config import SmolLM3Config
+from smollm3.model.generation_config import GenerationConfig
 from smollm3.model.native_runner import PREFILL_CHUNK, NativeRunner, refusal
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.native.library import native_status
@@ -216,6 +220,17 @@ def test_two_models_and_two_python_threads_do_not_meet() -> None:
         assert torch.equal(result, alone[i % 2])
 
 
+def with_hook(model: SmolLM3ForCausalLM) -> SmolLM3ForCausalLM:
+    model.model.norm.register_forward_hook(lambda module, inputs, output: output)
+    return model
+
+
+def with_adapter(model: SmolLM3ForCausalLM) -> SmolLM3ForCausalLM:
+    attention = model.get_submodule("model.layers.0.self_attn")
+    attention.o_proj = nn.Sequential(attention.get_submodule("o_proj"))
+    return model
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "float32": (lambda: tiny_model().float(), "float32 on cpu, not bfloat16"),
     "activation": (lambda: tiny_model(hidden_act="gelu"), "hidden_act 'gelu'"),
@@ -225,6 +240,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "head size": (lambda: tiny_model(head_dim=40), "head_dim 40"),
     "hidden size": (lambda: tiny_model(hidden_size=48, num_attention_heads=6, head_dim=16), "divide by 32"),
+    "hooks": (lambda: with_hook(tiny_model()), "model.norm has forward hooks"),
+    "adapter": (lambda: with_adapter(tiny_model()), "o_proj is a Sequential"),
     "no head": (lambda: tiny_model().model, "not a causal language model"),
 }
 
@@ -236,6 +253,28 @@ def test_what_it_cannot_run_is_refused_in_one_sentence(name: str) -> None:
     assert words in str(refusal(model))
     with pytest.raises(DeviceError, match="native engine cannot run"):
         NativeRunner(model)  # type: ignore[arg-type]
+
+
+def test_generate_takes_the_engine_that_was_chosen() -> None:
+    model = tiny_model()
+    ids = torch.tensor([prompt(9)])
+    seen: list[str] = []
+    answers = {}
+    for engine in ("native", "torch", "auto"):
+        model.engine = engine
+        runner = generation._runner(model, GenerationConfig(), [Request(ids[0].tolist(), SamplingParams(4))])
+        seen.append(type(runner).__name__)
+        answers[engine] = model.generate(ids, max_new_tokens=8, do_sample=False)
+    assert seen == ["NativeRunner", "TorchRunner", "NativeRunner"]
+    assert torch.equal(answers["auto"], answers["native"])
+    model.set_attn_implementation("eager")
+    assert isinstance(generation._native_runner(model, []), type(None))
+    model.engine = "metal"
+    with pytest.raises(ParameterError, match="auto, native, torch"):
+        model.generate(ids, max_new_tokens=1)
+    model.float().engine = "native"
+    with pytest.raises(DeviceError, match="not bfloat16"):
+        model.generate(ids, max_new_tokens=1)
 
 
 def test_bad_steps_are_errors_not_crashes() -> None:
