@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from smollm3.errors import CheckpointError, DeviceError, MissingDependencyError, ParameterError
 from smollm3.native.library import native_status
 from smollm3.native.matrix import Layout, Matrix
-from smollm3.native.quantize import Arena, layout_of, packed_size, quantize
+from smollm3.native.quantize import ALIGNMENT, Arena, layout_of, packed_size, quantize
 from smollm3.quantization.packed import PANEL_ROWS, PackedEmbedding, PackedLinear
 from smollm3.quantization.packed_config import PackedConfig
 from smollm3.quantization.quantizer import mark_
@@ -94,9 +94,11 @@ class PackedQuantizer:
                 f"{name!r} has the shape {tuple(tensor.shape)} and dtype {tensor.dtype}, its "
                 f"quantization_config asks for uint8 of {(count, size // count)}: one of the two is damaged"
             )
-        out = self._arena.take(size)
-        np.copyto(out, tensor.reshape(-1).numpy())
-        return Matrix(layout, rows, cols, out)
+        data = tensor.reshape(-1).numpy()
+        if data.ctypes.data % ALIGNMENT:  # else they stay in the file's pages
+            data = self._arena.take(size)
+            np.copyto(data, tensor.reshape(-1).numpy())
+        return Matrix(layout, rows, cols, data)
 
     def finish_(self, model: nn.Module) -> None:
         """Let a tied head share the embedding's panels, and mark the model."""
