@@ -21,6 +21,9 @@ ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2", "flex_attenti
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 POOLINGS = ("attention_mask", "pad_token")
+# Sizes from which lists are built before any weight can contradict them.
+MAX_LAYERS = 10_000
+_LARGEST = {"num_hidden_layers": MAX_LAYERS, "num_labels": 1_000_000}
 _POSITIVE = (
     "vocab_size",
     "hidden_size",
@@ -49,6 +52,8 @@ def check_types(config: "SmolLM3Config") -> None:
             raise ConfigError(f"config field {item.name} must be {expected}, not {value!r}"[:300])
         if item.name in _POSITIVE and value is not None and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"config field {item.name} must be positive, not {value!r}")
+        if (largest := _LARGEST.get(item.name)) is not None and value is not None and value > largest:
+            raise ConfigError(f"config field {item.name} is {value}, more than any model has ({largest})")
 
 
 def _spell(hint: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from smollm3.errors import ConfigError
+from smollm3.model.config_checks import MAX_LAYERS
 
 # What a llama file means by leaving a field out.
 _LLAMA_DEFAULTS: dict[str, Any] = {
@@ -79,7 +80,8 @@ def read_model_type(data: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("layer_types", "no_rope_layer_interval", "use_sliding_window", "sliding_window"):
         fields.pop(name, None)
     num_layers = fields["num_hidden_layers"]
-    fields["no_rope_layers"] = [1] * num_layers if isinstance(num_layers, int) else None
+    is_count = isinstance(num_layers, int) and num_layers <= MAX_LAYERS  # else the checks refuse it
+    fields["no_rope_layers"] = [1] * num_layers if is_count else None
     renamed = [str(name).replace("Llama", "SmolLM3") for name in fields.get("architectures") or []]
     fields["architectures"] = renamed or None
     return fields

@@ -257,7 +257,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"problem_type": "clustering"}, "problem_type is 'clustering'"),
     ({"id2label": {"zero": "a"}}, "id2label"),
     ({"classifier_pooling": "mean"}, "classifier_pooling is 'mean'"),
+    ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, more than any model has"),
+    ({"num_labels": 10**9}, "num_labels is 1000000000"),
 ]
+
+
+def test_a_llama_file_with_a_billion_layers_is_refused_before_anything_is_built() -> None:
+    with pytest.raises(ConfigError, match="more than any model has"):
+        SmolLM3Config.from_dict({"model_type": "llama", "num_hidden_layers": 10**9})
 
 
 @pytest.mark.parametrize(("fields", "message"), WRONG, ids=lambda value: str(value)[:50])
