@@ -161,6 +161,41 @@ def info(
     run_info(model, revision=revision, local_files_only=local_files_only, as_json=as_json)
 
 
+@app.command(context_settings={"max_content_width": 100})
+def quantize(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=o.MODEL_HELP.partition(" (default")[0] + ".")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="int4|int8|nf4", help="Number format of the layers' matrices.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="Where to (default: the model's name and the format)."
+        ),
+    ] = None,
+    group_size: Annotated[
+        int, typer.Option("--group-size", metavar="32|64|128", help="Weights that share a scale.")
+    ] = 64,
+    with_minimum: Annotated[
+        bool, typer.Option("--with-minimum", help="int4: store a minimum beside each scale; closer, larger.")
+    ] = False,
+    head: Annotated[
+        str,
+        typer.Option(
+            "--head", metavar="int4|int8|nf4|none", help="Format of the embedding and the language head."
+        ),
+    ] = "int8",
+    revision: o.Revision = None,
+    local_files_only: o.Offline = False,
+) -> None:
+    """Write a model's weights in 4 or 8 bits, in a folder that loads by memory map; runs on the CPU."""
+    from smollm3.cli.quantize import run_quantize
+    from smollm3.quantization.packed_config import PackedConfig
+
+    config = PackedConfig(to, group_size, not with_minimum, None if head == "none" else head)
+    run_quantize(model, config, output=output, revision=revision, local_files_only=local_files_only)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -38,6 +38,7 @@ def test_the_help_on_the_page_is_the_help(
         ["chat"],
         ["generate"],
         ["info"],
+        ["quantize"],
     ]
 
 
