@@ -27,6 +27,7 @@ X86_UNITS = {
     "quantize_avx512.cpp": [*AVX512, "-mprefer-vector-width=512"],
 }
 UNITS = [
+    "blocks.cpp",
     "kernels_portable.cpp",
     "dispatch.cpp",
     "engine.cpp",

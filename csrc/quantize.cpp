@@ -1,6 +1,6 @@
 // Weights to packed panels: rounding of floats, panels spread over threads.
 #include <atomic>
-#include <new>
+#include <exception>
 
 #include "quantize.h"
 #include "threads.h"

@@ -98,6 +98,9 @@ SM3_API int32_t sm3_pack(const Sm3Matrix* matrix, const uint8_t* codes, const fl
 // a scale is beyond f16. The result depends on neither threads nor instruction set.
 SM3_API int32_t sm3_quantize(const Sm3Matrix* matrix, const void* weights, int32_t is_bf16, void* out,
                              int32_t threads, int32_t isa);
+// Packs the blocks of a GGUF file, [rows][cols / 32]: Q4_0 (zero 8), Q4_1 (a minimum) or Q8_0 (8-bit codes, zero
+// 128); the group is 32. Every weight keeps its value.
+SM3_API int32_t sm3_pack_blocks(const Sm3Matrix* matrix, const uint8_t* blocks, void* out, int32_t threads);
 // The weights that a matrix stands for: out [row_count][cols].
 SM3_API int32_t sm3_unpack_rows(const Sm3Matrix* matrix, int64_t first_row, int64_t row_count, float* out);
 // One product through the chosen kernels: out [n][rows] = x [n][cols] W^T + bias; for tests and benchmarks.

@@ -29,6 +29,7 @@ _QUANTIZED = {
     getattr(GGMLQuantizationType, name)
     for name in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 }
+_KEPT = {getattr(GGMLQuantizationType, name) for name in ("Q4_0", "Q4_1", "Q8_0")}
 _CHUNK = 2**18  # weights dequantized at a time: their floats stay in the processor's cache
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _INNER = {
@@ -61,6 +62,7 @@ class GGUFCheckpoint:
         architecture_of(self.header)  # refuses models of another kind before their tensors' names confuse
         self._tensors = self._rename()
         self._pages = MappedFile(path, path.stat().st_size)
+        self._keeps_blocks = False
 
     def __enter__(self) -> Self:
         return self
@@ -71,6 +73,17 @@ class GGUFCheckpoint:
     def close(self) -> None:
         """Let the file go; tensors that were loaded stay."""
         self._pages.close()
+
+    def keep_blocks(self) -> None:
+        """Let `load` give matrices in Q4_0, Q4_1 and Q8_0 as they are: blocks, uint8 [rows, bytes]."""
+        self._keeps_blocks = True
+
+    def _row_bytes(self, tensor: GGUFTensor) -> int | None:
+        """The bytes of a row of a matrix that stays in its blocks, None for one that becomes floats."""
+        if not self._keeps_blocks or tensor.type not in _KEPT or len(tensor.shape) != 2:
+            return None
+        block_size, block_bytes = GGML_QUANT_SIZES[tensor.type]
+        return tensor.shape[1] // block_size * block_bytes
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -100,6 +113,8 @@ class GGUFCheckpoint:
     def tensor_info(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
         """Return a tensor's shape and the dtype in which `load` gives it."""
         tensor = self._tensors[name][1]
+        if (row_bytes := self._row_bytes(tensor)) is not None:
+            return (tensor.shape[0], row_bytes), torch.uint8
         return tensor.shape, _FLOATS.get(tensor.type, torch.float32)
 
     def file_of(self, name: str) -> str:
@@ -109,7 +124,11 @@ class GGUFCheckpoint:
     def load(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """Return a tensor by its HF name: F32, F16, BF16 as stored, quantized ones in `dtype` or float32."""
         _, tensor = self._tensors[name]
-        loaded = self._floats(tensor, dtype or torch.float32)
+        if (row_bytes := self._row_bytes(tensor)) is not None:
+            shape = (tensor.shape[0], row_bytes)
+            loaded = self._pages.view(tensor.begin, tensor.end, torch.uint8, shape)
+        else:
+            loaded = self._floats(tensor, dtype or torch.float32)
         kind = name.split(".")[-2]
         if kind in ("q_proj", "k_proj"):
             return _unpermute(loaded, head_counts(self.header)[kind == "k_proj"])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import torch
 from torch import Tensor, nn
 
+from smollm3.checkpoint.gguf import GGUFCheckpoint
 from smollm3.checkpoint.hub import resolve
 from smollm3.checkpoint.safetensors import save_shards
 from smollm3.checkpoint.source import Checkpoint, open_checkpoint
@@ -21,6 +22,7 @@ from smollm3.model.config import SmolLM3Config
 from smollm3.model.device import resolve_device
 from smollm3.model.load_arguments import DTYPES, asked_dtype, read_config, split_arguments
 from smollm3.model.loading import LoadPlan, load_model
+from smollm3.native.library import native_status
 from smollm3.ops.attention import check_implementation
 from smollm3.quantization.quantizer import QuantizedLinear, Quantizer, choose_quantizer, refuse_cast
 
@@ -57,11 +59,13 @@ class PreTrained:
         into it, while the model lives.
 
         Args:
-            dtype, torch_dtype: two spellings; a dtype, its name or "auto" (default: as stored; a quantized
-                GGUF is read as bfloat16).
+            dtype, torch_dtype: two spellings; a dtype, its name or "auto" (default: as stored). With "auto"
+                on the CPU, blocks of Q4_0, Q4_1 and Q8_0 in a GGUF run as they are, for inference; other
+                blocks, and any on other devices, are read as bfloat16.
             device_map: None or "cpu", "auto" (the first accelerator, else the CPU), a device or its index.
             attn_implementation: sdpa (default), eager, flash_attention_2 or flex_attention.
-            quantization_config: BitsAndBytesConfig or its dict; by default what the checkpoint says.
+            quantization_config: "int4", "int8", "nf4" or a PackedConfig (for the native engine on the CPU),
+                BitsAndBytesConfig, or a dict of either; by default what the checkpoint says.
             config: instead of the checkpoint's.
             ignore_mismatched_sizes: start a head anew when the file has it in another shape; the rest of the
                 model has to fit.
@@ -84,6 +88,8 @@ class PreTrained:
             generation_config = _generation_config(checkpoint) if hasattr(cls, "generation_config") else None
             chosen = asked or DTYPES.get(config.dtype or "") or checkpoint.stored_dtype
             quantizer = _quantizer(checkpoint, config, quantization_config)
+            if quantizer is None and asked is None and device.type == "cpu":
+                quantizer = _blocks_quantizer(checkpoint)
             config.quantization_config = None  # the quantizer writes it, once there is something quantised
             config.dtype = config.torch_dtype = str(chosen).removeprefix("torch.")
             model = load_model(
@@ -241,6 +247,16 @@ def _quantizer(checkpoint: Checkpoint, config: SmolLM3Config, asked: Any) -> Qua
         return choose_quantizer(stored, asked)
     except ConfigError as error:
         raise ConfigError(f"{checkpoint.path}: {error}") from None
+
+
+def _blocks_quantizer(checkpoint: Checkpoint) -> Quantizer | None:
+    """Return what keeps a GGUF file's blocks, None where they have to become floats."""
+    if not isinstance(checkpoint, GGUFCheckpoint) or not native_status().available:
+        return None
+    from smollm3.quantization.packed_blocks import BlocksQuantizer
+
+    checkpoint.keep_blocks()
+    return BlocksQuantizer()
 
 
 def _class_name(kind: type) -> str:

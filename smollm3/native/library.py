@@ -114,6 +114,10 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
             ctypes.c_int32,
         ],
     ),
+    "sm3_pack_blocks": (
+        ctypes.c_int32,
+        [ctypes.POINTER(CMatrix), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32],
+    ),
     "sm3_unpack_rows": (
         ctypes.c_int32,
         [ctypes.POINTER(CMatrix), ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p],

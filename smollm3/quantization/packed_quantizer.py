@@ -63,7 +63,7 @@ class PackedQuantizer:
             return False
         module = model.get_submodule(layer)
         if part == "bias":
-            return _put_bias_(module, name, tensor, dtype)
+            return put_bias_(module, name, tensor, dtype)
         if part != "weight":
             return False
         require_cpu(device)
@@ -163,7 +163,7 @@ def share_tied_(model: nn.Module) -> None:
         model.set_submodule(LM_HEAD, shared)
 
 
-def _put_bias_(module: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> bool:
+def put_bias_(module: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> bool:
     """Give a layer that is packed already its bias; a plain one gets it as any parameter."""
     if not isinstance(module, PackedLinear) or module.bias is None:
         return False
