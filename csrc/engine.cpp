@@ -19,7 +19,8 @@ const Kernels* find_kernels(int32_t isa);  // dispatch.cpp
 
 namespace {
 
-constexpr int64_t PANELS_PER_TASK = 4;
+constexpr int64_t TASKS_PER_THREAD = 4;  // of one stage: long runs of panels, so that each thread reads a stream
+constexpr int64_t SHORTEST_RUN = 4;      // panels
 constexpr int64_t PARTIAL_BUDGET = 4 << 20;  // floats of attention partials held at a time
 
 template <typename T>
@@ -130,16 +131,18 @@ void Sm3Engine::prepare(int64_t row, const float* x) {
 
 // Products of the prepared input with several matrices in one go, panels shared out among the threads.
 void Sm3Engine::multiply(std::initializer_list<Use> uses) {
-    int64_t tasks = 0;
-    for (const Use& use : uses) tasks += (panel_count(*use.matrix) + PANELS_PER_TASK - 1) / PANELS_PER_TASK;
+    int64_t all = 0, tasks = 0;
+    for (const Use& use : uses) all += panel_count(*use.matrix);
+    const int64_t run = std::max(SHORTEST_RUN, (all + TASKS_PER_THREAD * pool.size() - 1) / (TASKS_PER_THREAD * pool.size()));
+    for (const Use& use : uses) tasks += (panel_count(*use.matrix) + run - 1) / run;
     pool.run(tasks, [&](int64_t task) {
         for (const Use& use : uses) {
-            const int64_t panels = panel_count(*use.matrix), own = (panels + PANELS_PER_TASK - 1) / PANELS_PER_TASK;
+            const int64_t panels = panel_count(*use.matrix), own = (panels + run - 1) / run;
             if (task >= own) {
                 task -= own;
                 continue;
             }
-            const int64_t begin = task * PANELS_PER_TASK, end = std::min(panels, begin + PANELS_PER_TASK);
+            const int64_t begin = task * run, end = std::min(panels, begin + run);
             kernels->matmul(*use.matrix, input.view, begin, end, use.out, use.stride, use.accumulate);
             return;
         }
@@ -381,6 +384,9 @@ SM3_API int32_t sm3_matmul(const Sm3Matrix* matrix, const float* x, int64_t n, f
                               (int32_t*)input.view.sums + g);
             kernels->to_bf16(x + at, w.cols, (uint16_t*)input.view.bf16 + at);
         });
-        pool.run(panel_count(w), [&](int64_t p) { kernels->matmul(w, input.view, p, p + 1, out, w.rows, false); });
+        const int64_t panels = panel_count(w), tasks = std::min(panels, TASKS_PER_THREAD * pool.size());
+        pool.run(tasks, [&](int64_t i) {
+            kernels->matmul(w, input.view, panels * i / tasks, panels * (i + 1) / tasks, out, w.rows, false);
+        });
     });
 }
