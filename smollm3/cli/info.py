@@ -44,7 +44,10 @@ def _from_headers(name: str, path: Path) -> dict[str, Any]:
     from smollm3.checkpoint.source import open_checkpoint
 
     with open_checkpoint(path) as checkpoint:
+        config = SmolLM3Config.from_dict(checkpoint.config)
+        if config.quantization_config:
+            return describe_model(name, config)  # codes have other shapes than the weights they stand for
         stored: Mapping[str, tuple[int, ...]] = {
             tensor: tuple(checkpoint.tensor_info(tensor)[0]) for tensor in checkpoint.names()
         }
-        return describe_model(name, SmolLM3Config.from_dict(checkpoint.config), stored)
+        return describe_model(name, config, stored)
