@@ -74,7 +74,7 @@ def _weights_refusal(model: SmolLM3ForCausalLM) -> str | None:
             return f"{name or 'the model'} is a {type(module).__name__}"
         if module._forward_hooks or module._forward_pre_hooks:
             return f"{name or 'the model'} has forward hooks, which only torch calls"
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if type(module) in (nn.Linear, nn.Embedding):
             weight = module.weight
             if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
                 dtype = str(weight.dtype).removeprefix("torch.")
