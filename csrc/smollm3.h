@@ -101,6 +101,11 @@ SM3_API int32_t sm3_quantize(const Sm3Matrix* matrix, const void* weights, int32
 // Packs the blocks of a GGUF file, [rows][cols / 32]: Q4_0 (zero 8), Q4_1 (a minimum) or Q8_0 (8-bit codes, zero
 // 128); the group is 32. Every weight keeps its value.
 SM3_API int32_t sm3_pack_blocks(const Sm3Matrix* matrix, const uint8_t* blocks, void* out, int32_t threads);
+// Packs four-bit codes [rows][cols / 2], the first column of a byte in its high nibble, with scales
+// [rows][cols / group]; and gives such codes back.
+SM3_API int32_t sm3_pack_nibbles(const Sm3Matrix* matrix, const uint8_t* codes, const float* scales, void* out,
+                                 int32_t threads);
+SM3_API int32_t sm3_unpack_nibbles(const Sm3Matrix* matrix, uint8_t* codes);
 // The weights that a matrix stands for: out [row_count][cols].
 SM3_API int32_t sm3_unpack_rows(const Sm3Matrix* matrix, int64_t first_row, int64_t row_count, float* out);
 // One product through the chosen kernels: out [n][rows] = x [n][cols] W^T + bias; for tests and benchmarks.

@@ -25,6 +25,7 @@ from smollm3.native.blocks import BlockTables
 from smollm3.native.library import ISA_NAMES, native_status
 from smollm3.native.matrix import Matrix, from_bf16
 from smollm3.native.network import Architecture, Layer, Network, StepRow, Weights
+from smollm3.quantization.bitsandbytes_linear import Linear4bit
 from smollm3.quantization.packed import PackedEmbedding, PackedLinear
 
 RESERVED_SEQUENCES = 64  # full contexts of address space; memory is taken only as a cache fills
@@ -34,7 +35,7 @@ PREFILL_CHUNK = 512  # ids of one native call: bounds its scratch memory
 _KNOWN = {
     *(SmolLM3ForCausalLM, SmolLM3Model, SmolLM3DecoderLayer, SmolLM3Attention, SmolLM3MLP),
     *(SmolLM3RMSNorm, SmolLM3RotaryEmbedding, nn.ModuleList),
-    *(nn.Linear, nn.Embedding, PackedLinear, PackedEmbedding),
+    *(nn.Linear, nn.Embedding, PackedLinear, PackedEmbedding, Linear4bit),
 }
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -70,6 +71,8 @@ def _config_refusal(model: SmolLM3ForCausalLM) -> str | None:
 
 def _weights_refusal(model: SmolLM3ForCausalLM) -> str | None:
     for name, module in model.named_modules():
+        if isinstance(module, Linear4bit) and (reason := module.native_refusal()) is not None:
+            return f"{name} is a {type(module).__name__} and {reason}"
         if type(module) not in _KNOWN:
             return f"{name or 'the model'} is a {type(module).__name__}"
         if module._forward_hooks or module._forward_pre_hooks:
@@ -226,6 +229,8 @@ def _layer(layer: nn.Module) -> Layer:
 def _matrix(module: nn.Module) -> Matrix:
     if isinstance(module, PackedLinear | PackedEmbedding):
         return module.matrix
+    if isinstance(module, Linear4bit):
+        return module.native_matrix()
     weight = module.weight
     assert isinstance(weight, Tensor)
     return from_bf16(weight.detach().view(torch.uint16).numpy())

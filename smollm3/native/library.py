@@ -118,6 +118,11 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
         ctypes.c_int32,
         [ctypes.POINTER(CMatrix), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32],
     ),
+    "sm3_pack_nibbles": (
+        ctypes.c_int32,
+        [ctypes.POINTER(CMatrix), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32],
+    ),
+    "sm3_unpack_nibbles": (ctypes.c_int32, [ctypes.POINTER(CMatrix), ctypes.c_void_p]),
     "sm3_unpack_rows": (
         ctypes.c_int32,
         [ctypes.POINTER(CMatrix), ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p],

@@ -69,34 +69,6 @@ def quantize(
     return Matrix(layout, rows, cols, data)
 
 
-def pack_blocks(
-    blocks: NDArray[np.uint8],
-    layout: Layout,
-    *,
-    threads: int = 1,
-    out: NDArray[np.uint8] | None = None,
-) -> Matrix:
-    """Pack rows of GGUF blocks [rows, bytes] in one of BLOCK_LAYOUTS; every weight keeps its value."""
-    rows, row_bytes = blocks.shape
-    cols = row_bytes // bytes_of_block(layout) * 32
-    data = allocate(packed_size(layout, rows, cols)) if out is None else out
-    blocks = np.ascontiguousarray(blocks)
-    c = blank(layout, rows, cols)
-    if load_library().sm3_pack_blocks(ctypes.byref(c), blocks.ctypes.data, data.ctypes.data, threads):
-        raise ValueError(f"no GGUF block has the {layout}")
-    return Matrix(layout, rows, cols, data)
-
-
-def bytes_of_block(layout: Layout) -> int:
-    """Return the bytes that 32 weights take in a GGUF file: 18 of Q4_0, 20 of Q4_1, 34 of Q8_0."""
-    return 2 + 2 * layout.has_min + 4 * layout.bits
-
-
-BLOCK_LAYOUTS = (  # of Q4_0, Q4_1 and Q8_0
-    Layout(KIND_W4, 32, zero=8),
-    Layout(KIND_W4, 32, has_min=True),
-    Layout(KIND_W8, 32, zero=128),
-)
 _REASONS = {1: "holds NaN or infinite weights", 2: "holds weights too large for float16 scales"}
 
 

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smollm3.native.matrix import Layout, Matrix
+from smollm3.native.quantize import GROUP_SIZES, NF4_UNIT, layout_of, packed_size
+from smollm3.native.repack import pack_nibbles, unpack_nibbles
 from smollm3.quantization.bitsandbytes_library import bitsandbytes, has_fused_cpu_kernel
 
 
@@ -49,7 +52,8 @@ class Linear4bit(CodedLinear):
 
     On a CPU with AVX512-BF16 the codes are put into the order of bitsandbytes' fused kernel at the first
     inference, and back whenever they are stored, moved or differentiated through. That kernel works in
-    bfloat16 whatever the compute dtype.
+    bfloat16 whatever the compute dtype. For the native engine the codes are put into its order, and back at
+    the next use of the layer itself: there is only ever one copy.
     """
 
     absmax: Tensor | None
@@ -65,19 +69,20 @@ class Linear4bit(CodedLinear):
             self.register_buffer(name, None, persistent=False)
         self._state: Any = None  # bitsandbytes' QuantState over the buffers, in the stored order
         self._fused: Any = None  # the same for the fused kernel, while the codes are in its order
+        self._native: tuple[Layout, torch.dtype] | None = None  # while they are in the native engine's order
 
     def fill_(self, codes: Tensor, state: Any) -> None:
         """Take codes [ceil(out * in / 2) bytes, 1] with bitsandbytes' QuantState."""
         self.weight = nn.Parameter(codes, requires_grad=False)
-        self._state, self._fused, self.fused_absmax = state, None, None
+        self._state, self._fused, self._native, self.fused_absmax = state, None, None, None
         self.absmax, self.quant_map = state.absmax, state.code
         if state.nested:
             self.nested_absmax, self.nested_quant_map = state.state2.absmax, state.state2.code
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training or x.requires_grad:
+        if self.training or x.requires_grad or self._native is not None:
             self._store_order_()  # the fused kernel has no backward
-        elif self._fused is None and x.device.type == "cpu":
+        if not (self.training or x.requires_grad) and self._fused is None and x.device.type == "cpu":
             self._fused_order_()
         a = x.to(self.compute_dtype)
         bias = None if self.bias is None else self.bias.to(self.compute_dtype)
@@ -97,6 +102,31 @@ class Linear4bit(CodedLinear):
         size = self.out_features * self.in_features
         return flat[:size].view(self.out_features, self.in_features)
 
+    def native_refusal(self) -> str | None:
+        """Return why the native engine cannot run these codes, or None when it can."""
+        if self._state is None or self._state.quant_type != "nf4":
+            return "not NF4"
+        if self.weight.device.type != "cpu":
+            return f"on {self.weight.device}"
+        if self._state.blocksize not in GROUP_SIZES or self.in_features % self._state.blocksize:
+            return f"{self.in_features} columns in blocks of {self._state.blocksize}"
+        return None
+
+    @torch.no_grad()
+    def native_matrix(self) -> Matrix:
+        """Put the codes into the native engine's order and return them; their memory is this layer's."""
+        if self._native is None:
+            self._store_order_()
+            layout = layout_of("nf4", self._state.blocksize)
+            codes = self.weight.view(torch.uint8).reshape(self.out_features, -1).numpy()
+            scales = block_scales(self._state).reshape(self.out_features, -1) / NF4_UNIT
+            size = packed_size(layout, self.out_features, self.in_features)
+            panels = torch.empty(size, dtype=torch.uint8)
+            pack_nibbles(codes, scales.numpy(), layout, threads=torch.get_num_threads(), out=panels.numpy())
+            self._native = layout, self.weight.dtype
+            self.weight = nn.Parameter(panels, requires_grad=False)
+        return Matrix(self._native[0], self.out_features, self.in_features, self.weight.detach().numpy())
+
     def _fused_order_(self) -> None:
         if not has_fused_cpu_kernel(self.out_features, self.in_features, self._state.blocksize):
             return
@@ -107,16 +137,18 @@ class Linear4bit(CodedLinear):
         self.fused_absmax = self._fused.absmax
 
     def _store_order_(self) -> None:
-        if self._fused is not None:
+        if self._fused is not None or self._native is not None:
             self.weight = nn.Parameter(self._stored_codes(), requires_grad=False)
-            self._fused = self.fused_absmax = None
+            self._fused = self._native = self.fused_absmax = None
 
     def _stored_codes(self) -> Tensor:
+        if self._native is not None:
+            codes: Tensor = torch.from_numpy(unpack_nibbles(self.native_matrix())).flatten()
+            return codes.view(self._native[1]).reshape(-1, 1)
         if self._fused is None:
             return self.weight.detach()
         state = copy.copy(self._fused)
         state.original_nested = False  # only the codes are of interest: the scales were kept
-        codes: Tensor
         codes, _ = bitsandbytes().functional._convert_weight_packed_for_cpu_inverse(
             self.weight.detach(), state
         )
@@ -142,6 +174,15 @@ class Linear4bit(CodedLinear):
         for name, tensor in self._state.as_dict(packed=True).items():
             # The tables are shared between layers; a file of tensors wants each on its own.
             destination[f"{prefix}weight.{name}"] = tensor.clone() if name.endswith("quant_map") else tensor
+
+
+def block_scales(state: Any) -> Tensor:
+    """Return the scale of each block, float32, from scales that may be codes themselves."""
+    if not state.nested:
+        scales: Tensor = state.absmax.float()
+        return scales
+    scales = bitsandbytes().functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
+    return scales.float()
 
 
 class Linear8bit(CodedLinear):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from smollm3.errors import CheckpointError
 from smollm3.native.matrix import Layout
-from smollm3.native.quantize import BLOCK_LAYOUTS, Arena, bytes_of_block, pack_blocks, packed_size
+from smollm3.native.quantize import Arena, packed_size
+from smollm3.native.repack import BLOCK_LAYOUTS, bytes_of_block, pack_blocks
 from smollm3.quantization.packed_quantizer import put_bias_, replace_, require_cpu, shape_of, share_tied_
 from smollm3.quantization.quantizer import QuantizedLinear, mark_
 

@@ -15,7 +15,7 @@ from smollm3.errors import CheckpointError
 from smollm3.model.native_runner import refusal
 from smollm3.native.library import NativeStatus
 from smollm3.native.matrix import KIND_W4, Layout, matmul
-from smollm3.native.quantize import BLOCK_LAYOUTS, bytes_of_block, pack_blocks
+from smollm3.native.repack import BLOCK_LAYOUTS, bytes_of_block, pack_blocks
 from smollm3.quantization.packed import PackedEmbedding, PackedLinear
 from smollm3.quantization.packed_blocks import BlocksQuantizer
 from smollm3.quantization.quantizer import dequantize_
