@@ -90,7 +90,8 @@ def test_the_pages_example_runs_native_and_is_still_the_same_model(
         assert float(error) < 0.5 / NF4_UNIT + 0.004  # the table in integers, and bfloat16 in the other
         assert torch.equal(layer.dequantize().float(), weight)
     assert model.get_memory_footprint() < 1.1 * size  # no second copy
-    assert all(torch.equal(tensor, stored[name]) for name, tensor in model.state_dict().items())
+    for name, tensor in model.state_dict().items():  # as bytes: codes in bfloat16 may spell NaN
+        assert torch.equal(tensor.flatten().view(torch.uint8), stored[name].flatten().view(torch.uint8)), name
     assert torch.equal(torch_logits(model), expected)
 
 
