@@ -1,5 +1,5 @@
 // Runs the whole native engine under the sanitizers (`make sanitize`): every layout, instruction set and cache,
-// mixed batches on several threads, two engines at once, and steps that must be refused.
+// mixed batches on several threads, two engines at once, steps that must be refused, and the making of panels.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,6 +109,37 @@ void run(const Model& model, int32_t isa, int32_t kv_bits) {
     sm3_destroy(engine);
 }
 
+// Every way into panels and out of them, on odd sizes and three threads.
+void make_panels(const Sm3Matrix& layout, int32_t isa) {
+    constexpr int64_t ROWS = 37, COLS = 192;
+    Sm3Matrix w = layout;
+    w.rows = ROWS, w.cols = COLS;
+    std::vector<float> x(ROWS * COLS), back(ROWS * COLS);
+    for (size_t i = 0; i < x.size(); i++) x[i] = float(int(i * 2654435761u >> 20) % 2001 - 1000) * 1e-3f;
+    std::vector<uint8_t> panels(size_t(sm3_packed_size(&w))), again(panels.size());
+    w.data = panels.data();
+    failures += sm3_quantize(&w, x.data(), 0, panels.data(), 3, isa) != 0;
+    failures += sm3_quantize(&w, x.data(), 0, again.data(), 1, 0) != 0;
+    failures += panels != again;
+    failures += sm3_unpack_rows(&w, 0, ROWS, back.data()) != 0;
+    for (size_t i = 0; i < x.size(); i++) failures += !(back[i] - x[i] < 0.2f && x[i] - back[i] < 0.2f);
+    x[5] = NAN;
+    failures += sm3_quantize(&w, x.data(), 0, again.data(), 3, isa) != 1;
+    if (w.kind == SM3_W4 && !w.has_min) {
+        std::vector<uint8_t> codes(ROWS * COLS / 2), kept(codes.size());
+        failures += sm3_unpack_nibbles(&w, codes.data()) != 0;
+        std::vector<float> scales(ROWS * COLS / w.group, 0.5f);
+        failures += sm3_pack_nibbles(&w, codes.data(), scales.data(), panels.data(), 3) != 0;
+        failures += sm3_unpack_nibbles(&w, kept.data()) != 0;
+        failures += codes != kept;
+    }
+    if (!w.has_table) {
+        const size_t block = 2 + 2 * w.has_min + (w.kind == SM3_W4 ? 16 : 32);
+        const std::vector<uint8_t> blocks(ROWS * COLS / 32 * block, 0x11);
+        failures += sm3_pack_blocks(&w, blocks.data(), panels.data(), 3) != 0;
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -116,6 +147,11 @@ int main() {
     const Layout layouts[] = {{SM3_BF16, 32, false, false}, {SM3_W4, 32, false, false}, {SM3_W4, 32, true, false},
                               {SM3_W4, 32, false, true},    {SM3_W8, 32, false, false}};
     for (const Layout& layout : layouts) {
+        Sm3Matrix matrix{};
+        matrix.kind = layout.kind, matrix.group = layout.group, matrix.has_min = layout.min, matrix.has_table = layout.table;
+        matrix.zero = layout.kind == SM3_W8 ? 128 : layout.min || layout.table ? 0 : 8;
+        for (int i = 0; i < 16; i++) matrix.table[i] = int8_t(i * 16 - 120);
+        for (int32_t isa = 0; layout.kind != SM3_BF16 && isa <= sm3_best_isa(); isa++) make_panels(matrix, isa);
         const Model model(layout.kind, layout.group, layout.min, layout.table);
         for (int32_t isa = 0; isa <= sm3_best_isa(); isa++)
             for (int32_t kv_bits : {16, 8}) run(model, isa, kv_bits);
