@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-slow lint sanitize clean
 
 demo: .stamp-install
-	$(BIN)/smollm3 generate --model smollm2-135m --max-new-tokens 64 -v "What is the capital of France?"
+	$(BIN)/smollm3 generate --model smollm2-135m --dtype float32 -v "What is the capital of France?"
 
 test: .stamp-test lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"

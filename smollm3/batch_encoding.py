@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from tokenizers import Encoding
 
-from smollm3.errors import ParameterError
+from smollm3.errors import DeviceError, ParameterError
 
 
 class CharSpan(NamedTuple):
@@ -78,9 +78,14 @@ class BatchEncoding(MutableMapping[str, Any]):
     # Tensors
 
     def to(self, device: Any, *, non_blocking: bool = False) -> Self:
-        """Move the tensors to a device, in place; return this encoding."""
+        """Move the tensors to a device, in place; return this encoding.
+
+        Raises:
+            DeviceError: `device` asks for CUDA and torch finds none.
+        """
         for key, value in self.data.items():
             if hasattr(value, "to"):
+                _check_cuda(device)
                 self.data[key] = value.to(device=device, non_blocking=non_blocking)
         return self
 
@@ -180,6 +185,14 @@ class BatchEncoding(MutableMapping[str, Any]):
         row, word = self._row_and_index(batch_or_word_index, word_index)
         found = row.word_to_chars(word, sequence_index)
         return None if found is None else CharSpan(*found)
+
+
+def _check_cuda(device: Any) -> None:
+    import torch
+
+    wanted = isinstance(device, int) or str(device).startswith("cuda")
+    if wanted and not torch.cuda.is_available():
+        raise DeviceError(f"device {device} asks for a CUDA GPU and there is none: pass .to(model.device)")
 
 
 def _as_tensor(key: str, value: Any, kind: str) -> Any:

@@ -11,7 +11,7 @@ import torch
 from token_corpus import TEMPLATE, write_folder
 
 from smollm3.batch_encoding import BatchEncoding, CharSpan, TokenSpan
-from smollm3.errors import ParameterError, PromptError, SmolLM3Error, TemplateError
+from smollm3.errors import DeviceError, ParameterError, PromptError, SmolLM3Error, TemplateError
 from smollm3.tokenization import SmolLM3Tokenizer
 
 CHAT = [{"role": "user", "content": "Hi"}]
@@ -63,6 +63,17 @@ def test_to_moves_tensors_in_place(tokenizer: SmolLM3Tokenizer) -> None:
     assert encoding.to("meta") is encoding
     assert encoding["input_ids"].device.type == encoding["attention_mask"].device.type == "meta"
     assert encoding["note"] == "text"
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", 0, torch.device("cuda")])
+def test_to_a_gpu_that_is_not_there_is_one_line(
+    tokenizer: SmolLM3Tokenizer, device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    encoding = tokenizer("Hi", return_tensors="pt")
+    with pytest.raises(DeviceError, match=r"^device .* asks for a CUDA GPU.*\.to\(model\.device\)$"):
+        encoding.to(device)
+    assert encoding["input_ids"].device.type == "cpu"
 
 
 def test_encodings_survive_pickling(tokenizer: SmolLM3Tokenizer) -> None:
