@@ -83,7 +83,10 @@ class PackedEmbedding(nn.Embedding):
     """Token embedding whose rows are unpacked as they are looked up; a tied head shares its `weight`."""
 
     def __init__(self, matrix: Matrix, dtype: torch.dtype, padding_idx: int | None = None) -> None:
-        super().__init__(matrix.rows, matrix.cols, padding_idx, device="meta")
+        blank = torch.empty(
+            matrix.rows, matrix.cols, device="meta"
+        )  # else rows are drawn, by torch's compiler
+        super().__init__(matrix.rows, matrix.cols, padding_idx, _weight=blank)
         self.layout = matrix.layout
         self.dtype = dtype  # of the rows that come out
         self.in_features, self.out_features = matrix.cols, matrix.rows

@@ -140,7 +140,7 @@ def dequantize_(model: nn.Module, dtype: torch.dtype | None = None) -> None:
             plain: nn.Linear | nn.Embedding
             if isinstance(module, nn.Embedding):
                 plain = nn.Embedding(
-                    module.out_features, module.in_features, module.padding_idx, device="meta"
+                    module.out_features, module.in_features, module.padding_idx, _weight=weight
                 )
             else:
                 plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
