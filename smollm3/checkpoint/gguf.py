@@ -31,8 +31,8 @@ _QUANTIZED = {
 }
 _KEPT = {getattr(GGMLQuantizationType, name) for name in ("Q4_0", "Q4_1", "Q8_0")}
 _CHUNK = 2**18  # weights dequantized at a time: their floats stay in the processor's cache
-_OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_INNER = {
+OUTER_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+INNER_NAMES = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -43,7 +43,7 @@ _INNER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_ROPE_FACTORS = "rope_freqs.weight"
+ROPE_FACTORS = "rope_freqs.weight"
 
 
 def read_metadata(path: Path) -> Mapping[str, Any]:
@@ -91,7 +91,7 @@ class GGUFCheckpoint:
         embedding = self._tensors.get("model.embed_tokens.weight")
         if embedding is None or len(embedding[1].shape) != 2:
             raise CheckpointError(f"{self.path} has no matrix token_embd.weight: it is no language model")
-        factors = self.header.tensors.get(_ROPE_FACTORS)
+        factors = self.header.tensors.get(ROPE_FACTORS)
         values = None if factors is None else self._floats(factors, torch.float32).numpy()
         return config_dict(self.header, self._tensors, embedding[1].shape[0], values)
 
@@ -154,7 +154,7 @@ class GGUFCheckpoint:
     def _rename(self) -> dict[str, tuple[str, GGUFTensor]]:
         renamed: dict[str, tuple[str, GGUFTensor]] = {}
         for name, tensor in self.header.tensors.items():
-            if name == _ROPE_FACTORS:
+            if name == ROPE_FACTORS:
                 continue
             hf_name = _hf_name(name)
             if hf_name is None:
@@ -175,12 +175,12 @@ def _hf_name(name: str) -> str | None:
     stem, _, kind = name.rpartition(".")
     if kind not in ("weight", "bias"):
         return None
-    if stem in _OUTER:
-        return f"{_OUTER[stem]}.{kind}"
+    if stem in OUTER_NAMES:
+        return f"{OUTER_NAMES[stem]}.{kind}"
     parts = stem.split(".")
     numbered = len(parts) == 3 and parts[0] == "blk" and parts[1].isdecimal()
-    if numbered and parts[1] == str(int(parts[1])) and parts[2] in _INNER:
-        return f"model.layers.{parts[1]}.{_INNER[parts[2]]}.{kind}"
+    if numbered and parts[1] == str(int(parts[1])) and parts[2] in INNER_NAMES:
+        return f"model.layers.{parts[1]}.{INNER_NAMES[parts[2]]}.{kind}"
     return None
 
 

@@ -196,6 +196,27 @@ def quantize(
     run_quantize(model, config, output=output, revision=revision, local_files_only=local_files_only)
 
 
+@app.command(context_settings={"max_content_width": 100})
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=o.MODEL_HELP.partition(" (default")[0] + ".")],
+    gguf: Annotated[Path, typer.Option("--gguf", metavar="FILE", help="The GGUF file to write.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--type",
+            metavar="bf16|q8_0|q4_0|f16|f32",
+            help="Number format of the matrices; with q4_0, embedding and language head become q8_0.",
+        ),
+    ] = "bf16",
+    revision: o.Revision = None,
+    local_files_only: o.Offline = False,
+) -> None:
+    """Write a model as a GGUF file, which llama.cpp runs."""
+    from smollm3.cli.export import run_export
+
+    run_export(model, gguf, kind, revision=revision, local_files_only=local_files_only)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)

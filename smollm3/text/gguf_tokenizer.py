@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from smollm3.errors import CheckpointError
 
+PLACEHOLDER = "tokenizer.ggml.placeholder"  # names stand for the ids of a model without tokenizer
 # `tokenizer.ggml.token_type`
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
 
@@ -82,6 +83,8 @@ def read_gguf_tokenizer(metadata: Mapping[str, Any]) -> GGUFTokenizer:
     `metadata` maps the file's keys (`tokenizer.ggml.tokens`, ...) to Python values or arrays.
     Raises `CheckpointError` for another kind of tokenizer, an unknown pre-tokenizer and contradicting parts.
     """
+    if metadata.get(PLACEHOLDER):
+        raise CheckpointError("the GGUF was made of a model without tokenizer: it takes and gives ids only")
     model = metadata.get("tokenizer.ggml.model")
     if model != "gpt2":
         raise CheckpointError(

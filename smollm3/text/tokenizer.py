@@ -239,10 +239,14 @@ class Tokenizer(Vocabulary):
 
     # Saving
 
+    def state(self) -> dict[str, Any]:
+        """Return the contents of tokenizer.json."""
+        state: dict[str, Any] = json.loads(self._backend.to_str())
+        state["post_processor"] = json.loads(self._post_processor.__getstate__())
+        return state
+
     def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
         """Write tokenizer.json and its neighbours, which transformers opens too; return the paths."""
-        state = json.loads(self._backend.to_str())
-        state["post_processor"] = json.loads(self._post_processor.__getstate__())
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_input_names": ["input_ids", "attention_mask"],
@@ -253,7 +257,9 @@ class Tokenizer(Vocabulary):
             **self.special_tokens_map,
         }
         special_tokens = dict(self.special_tokens)
-        return write_tokenizer_files(Path(save_directory), state, config, special_tokens, self.chat_templates)
+        return write_tokenizer_files(
+            Path(save_directory), self.state(), config, special_tokens, self.chat_templates
+        )
 
 
 def _add_missing(

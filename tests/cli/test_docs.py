@@ -39,6 +39,7 @@ def test_the_help_on_the_page_is_the_help(
         ["generate"],
         ["info"],
         ["quantize"],
+        ["export"],
     ]
 
 

@@ -1,0 +1,40 @@
+"""The codes and scales of a packed matrix, taken apart again: the inverse of `matrix.pack`.
+
+In: a matrix in panels of int4, int8 or NF4. Out: numpy arrays by rows. Knows no model and no file.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smollm3.native.library import KIND_BF16
+from smollm3.native.matrix import Matrix
+
+PANEL_ROWS, ROW_COLS = 16, 4  # a kernel reads four columns of sixteen rows at a time
+HEAD_ALIGNMENT = 64  # bytes, to which a panel's scales are filled up
+
+
+def unpack_codes(
+    matrix: Matrix,
+) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.float16] | None]:
+    """Return codes [rows, cols], scales [rows, cols / group] and minimums of that shape, or None.
+
+    Raises ValueError for bf16, which has no codes.
+    """
+    layout, rows, cols = matrix.layout, matrix.rows, matrix.cols
+    if layout.kind == KIND_BF16:
+        raise ValueError("bf16 weights have no codes")
+    panels, groups = -(-rows // PANEL_ROWS), cols // layout.group
+    data = matrix.data.reshape(panels, -1)
+    numbers = groups * (1 + layout.has_min)
+    head_bytes = numbers * PANEL_ROWS * 2
+    head = np.ascontiguousarray(data[:, :head_bytes]).view(np.float16)
+    head = head.reshape(panels, numbers, PANEL_ROWS).transpose(0, 2, 1).reshape(-1, numbers)[:rows]
+    body = data[:, -(-head_bytes // HEAD_ALIGNMENT) * HEAD_ALIGNMENT :]
+    if layout.bits == 4:
+        pairs = body.reshape(panels, -1, 1, PANEL_ROWS, ROW_COLS)
+        quads = np.concatenate([pairs & 15, pairs >> 4], axis=2)  # [panels, cols / 8, 2, 16, 4]
+    else:
+        quads = body.reshape(panels, -1, PANEL_ROWS, ROW_COLS)
+    codes = np.moveaxis(quads, -2, 1).reshape(-1, cols)[:rows]
+    mins = np.ascontiguousarray(head[:, groups:]) if layout.has_min else None
+    return codes, np.ascontiguousarray(head[:, :groups]), mins
