@@ -34,6 +34,7 @@ UNITS = [
     "pack.cpp",
     "quantize.cpp",
     "quantize_portable.cpp",
+    "read.cpp",
     "threads.cpp",
 ]
 

@@ -111,3 +111,6 @@ SM3_API int32_t sm3_unpack_rows(const Sm3Matrix* matrix, int64_t first_row, int6
 // One product through the chosen kernels: out [n][rows] = x [n][cols] W^T + bias; for tests and benchmarks.
 SM3_API int32_t sm3_matmul(const Sm3Matrix* matrix, const float* x, int64_t n, float* out, int32_t threads,
                            int32_t isa);
+// Reads `size` bytes (whole words of 8) on `threads` threads and returns the exclusive or of the words; its time is
+// what the machine needs to read them.
+SM3_API uint64_t sm3_read(const void* data, int64_t size, int32_t threads);

@@ -127,6 +127,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
         ctypes.c_int32,
         [ctypes.POINTER(CMatrix), ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p],
     ),
+    "sm3_read": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32]),
     "sm3_matmul": (
         ctypes.c_int32,
         [

@@ -89,6 +89,7 @@ class Network:
         self._library = load_library()
         self._keep: list[object] = [architecture, weights]  # what the library points to
         self.vocab_size, self.hidden_size = weights.head.rows, weights.head.cols
+        self.bytes_per_token = weights.bytes_per_token
         self.block_size = int(self._library.sm3_block_size())
         model = self._describe(architecture, weights)
         engine = self._library.sm3_create(ctypes.byref(model), threads, isa, kv_bits, num_blocks)
