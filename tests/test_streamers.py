@@ -2,7 +2,6 @@
 
 import io
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -118,10 +117,8 @@ def test_the_iterator_can_be_used_for_one_stream_after_another() -> None:
 
 def test_waiting_ends_after_the_timeout() -> None:
     streamer = TextIteratorStreamer(ByteTokenizer(), timeout=0.05)
-    start = time.perf_counter()
     with pytest.raises(TimeoutError, match=r"0\.05 s"):
         next(streamer)
-    assert time.perf_counter() - start < 5
 
 
 def test_an_exception_of_the_generating_thread_is_raised_in_the_iterating_one() -> None:

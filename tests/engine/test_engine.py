@@ -269,7 +269,7 @@ def test_a_step_costs_little_beside_the_model() -> None:
     runner = FakeRunner(vocab_size=8, context_size=2000)
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         list(generate(runner, [Request([1], replace(GREEDY, max_new_tokens=100))]))
-        times.append((time.perf_counter() - start) / 100)
+        times.append((time.process_time() - start) / 100)
     assert min(times) < 5e-3  # measured: 0.1 ms

@@ -86,7 +86,7 @@ def test_a_token_costs_no_more_than_in_transformers(ours: SmolLM3ForCausalLM, re
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     for _ in range(3):
         for name, model in (("ours", ours), ("theirs", reference)):
-            start = time.perf_counter()
+            start = time.process_time()
             model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
@@ -95,5 +95,5 @@ def test_a_token_costs_no_more_than_in_transformers(ours: SmolLM3ForCausalLM, re
                 do_sample=False,
                 pad_token_id=2,
             )
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.process_time() - start)
     assert min(times["ours"]) < 1.1 * min(times["theirs"])

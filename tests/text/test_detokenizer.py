@@ -73,10 +73,10 @@ def test_the_last_token_costs_what_the_first_does(tokenizer: Tokenizer) -> None:
     detokenizer = Detokenizer(tokenizer)
 
     def seconds(part: list[int]) -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         for token_id in part:
             detokenizer.push(token_id)
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     fifth = len(ids) // 5
     times = [seconds(ids[k * fifth : (k + 1) * fifth]) for k in range(5)]
