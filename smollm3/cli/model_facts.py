@@ -83,6 +83,7 @@ def describe_model(name: str, config: SmolLM3Config, stored: Shapes | None = Non
         "vocab_size": config.vocab_size,
         "context_size": config.max_position_embeddings,
         "checkpoint_dtype": config.dtype,
+        "quantization": _scheme(config.quantization_config),
         "weights_bytes": weight_bytes(shapes),
         "kv_bytes_per_1000_tokens": {k: TOKENS_OF_CONTEXT * v for k, v in kv_bytes_per_token(config).items()},
         "missing_tensors": missing,
@@ -115,8 +116,9 @@ def model_lines(facts: Mapping[str, Any]) -> list[str]:
         + "and per 1,000 tokens of context "
         + ", ".join(f"{dtype} {gigabytes(size_)}" for dtype, size_ in kv.items()),
     ]
-    if facts["checkpoint_dtype"]:
-        lines.append(f"stored as     {facts['checkpoint_dtype']}")
+    formats = [facts["checkpoint_dtype"], facts["quantization"] and f"matrices in {facts['quantization']}"]
+    if any(formats):
+        lines.append(f"stored as     {', '.join(filter(None, formats))}")
     if facts["missing_tensors"]:
         first = facts["missing_tensors"][0]
         lines.append(
@@ -129,3 +131,11 @@ def _nope(layers: Sequence[int]) -> str:
     if not layers:
         return "all with rotary positions"
     return f"{len(layers)} of them without positions (NoPE): {', '.join(map(str, layers))}"
+
+
+def _scheme(stored: Mapping[str, Any] | None) -> str | None:
+    if not stored:
+        return None
+    if stored.get("load_in_4bit"):
+        return str(stored.get("bnb_4bit_quant_type", "fp4"))
+    return "int8" if stored.get("load_in_8bit") else str(stored.get("scheme") or stored.get("quant_method"))

@@ -99,6 +99,21 @@ def test_a_checkpoint_that_lacks_tensors_says_so() -> None:
     assert describe_model("tiny", config)["missing_tensors"] == []
 
 
+@pytest.mark.parametrize(
+    ("stored", "line"),
+    [
+        (None, "stored as     bfloat16"),
+        ({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "stored as     bfloat16, matrices in nf4"),
+        ({"load_in_4bit": True}, "stored as     bfloat16, matrices in fp4"),
+        ({"load_in_8bit": True}, "stored as     bfloat16, matrices in int8"),
+        ({"quant_method": "smollm3", "scheme": "int4"}, "stored as     bfloat16, matrices in int4"),
+    ],
+)
+def test_a_quantised_checkpoint_says_in_what(stored: dict[str, Any] | None, line: str) -> None:
+    config = SmolLM3Config(**TINY, dtype="bfloat16", quantization_config=stored)
+    assert line in model_lines(describe_model("m", config))
+
+
 def test_a_folder_with_a_config_alone_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(REAL.to_json_string())
     assert main(["info", str(tmp_path), "--json"]) == 0
