@@ -88,6 +88,8 @@ def _pre_name(state: Mapping[str, Any], where: str) -> str:
     """Return llama.cpp's name for the way in which a tokenizer cuts text."""
     splits = tuple(_splits(state["pre_tokenizer"], where))
     ignores_merges = bool(state["model"].get("ignore_merges"))
+    if splits == PRE_TOKENIZERS["smaug-bpe"].splits and not ignores_merges:
+        return "smaug-bpe"  # llama.cpp merges there; the table says what SmolLM3 means by the name
     for name in sorted(PRE_TOKENIZERS, key=lambda n: _PREFERRED.index(n) if n in _PREFERRED else 99):
         known = PRE_TOKENIZERS[name]
         if known.splits == splits and known.ignore_merges == ignores_merges:
