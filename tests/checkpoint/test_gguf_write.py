@@ -289,7 +289,7 @@ def test_a_full_disk_is_one_line_and_an_older_file_survives(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", full)
-    with pytest.raises(CheckpointError, match="cannot be written .No space left on device"):
+    with pytest.raises(CheckpointError, match=r"cannot be written .No space left on device"):
         exported(tmp_path / "model")
     assert path.read_bytes() == before
     assert {found.name for found in tmp_path.iterdir()} == {"model", path.name}

@@ -50,7 +50,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "yarn with an attention factor": {
         "rope_scaling": {
-            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "attention_factor": 0.75
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128,
+            "attention_factor": 0.75,
         }
     },
     "llama3": {

@@ -193,7 +193,7 @@ def test_cuts_without_a_name_are_refused(case: str) -> None:
 def test_normalizers_surroundings_and_too_many_tokens_are_refused() -> None:
     normal = backend()
     normal.normalizer = normalizers.NFC()
-    with pytest.raises(CheckpointError, match="changes text before cutting it .NFC"):
+    with pytest.raises(CheckpointError, match=r"changes text before cutting it .NFC"):
         tokenizer_metadata(Tokenizer(normal, special_tokens=NAMED), 1000)
     dressed = backend()
     dressed.post_processor = processors.TemplateProcessing(
