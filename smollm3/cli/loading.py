@@ -8,6 +8,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from smollm3.cli.model_facts import gigabytes
 from smollm3.cli.options import LoadOptions
 from smollm3.errors import DeviceError, MissingDependencyError, ParameterError
 
@@ -170,4 +171,5 @@ def describe(loaded: Loaded) -> str:
     size = f"{millions / 1e3:.2f} billion" if millions >= 1e3 else f"{millions:.0f} million"
     kind = str(model.dtype).removeprefix("torch.")
     context = f"context of {loaded.context_size:,} tokens"
-    return f"{loaded.name}: {size} parameters, {kind} on {model.device}, {context}"
+    weights = f"{size} parameters in {gigabytes(model.get_memory_footprint())}"
+    return f"{loaded.name}: {weights}, {kind} on {model.device}, {context}"

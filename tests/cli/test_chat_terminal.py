@@ -99,7 +99,7 @@ def person(small_model: Path, tmp_path: Path) -> Iterator[Person]:
 
 def test_a_chat(person: Person, tmp_path: Path) -> None:
     person.wait_for_prompt()
-    facts = "135 million parameters, float32 on cpu, context of 8,192 tokens"
+    facts = "135 million parameters in 538.1 MB, float32 on cpu, context of 8,192 tokens"
     assert facts.replace(" ", "") in "".join(person.text.split())  # the file's name decides where lines break
     # An answer that is stopped by Ctrl-C stays, as far as it came.
     person.type("Tell a long story about a dragon.\r")

@@ -253,5 +253,7 @@ def test_loading_as_the_options_say(small_model: Path) -> None:
     loaded = load(options)
     assert str(loaded.model.dtype) == "torch.bfloat16"
     assert describe(loaded) == (
-        f"{small_model}: 135 million parameters, bfloat16 on cpu, context of 8,192 tokens"
+        f"{small_model}: 135 million parameters in 269.0 MB, bfloat16 on cpu, context of 8,192 tokens"
     )
+    quantised = describe(load(LoadOptions(str(small_model), quantize="int8", device="cpu")))
+    assert "135 million parameters in 163." in quantised
