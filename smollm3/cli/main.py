@@ -14,6 +14,7 @@ import typer
 
 from smollm3 import __version__
 from smollm3.cli import options as o
+from smollm3.cli.bench_command import bench
 from smollm3.cli.settings import Settings
 from smollm3.cli.terminal import one_line
 from smollm3.errors import SmolLM3Error
@@ -217,70 +218,7 @@ def export(
     run_export(model, gguf, kind, revision=revision, local_files_only=local_files_only)
 
 
-@app.command(context_settings={"max_content_width": 100})
-def bench(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=o.MODEL_HELP.partition(" (default")[0] + ".")],
-    prompt: Annotated[
-        int, typer.Option("--prompt", metavar="N", help="Ids of the prompt, and the context of the headline.")
-    ] = 512,
-    new: Annotated[int, typer.Option("--new", metavar="N", help="Ids decoded per repetition.")] = 32,
-    contexts: Annotated[
-        str | None,
-        typer.Option(
-            "--contexts",
-            metavar="N,N",
-            help="Decode at these contexts too (default: four times the prompt, where it fits the model).",
-        ),
-    ] = None,
-    batches: Annotated[
-        str, typer.Option("--batches", metavar="N,N", help="Decode so many sequences together.")
-    ] = "1,4,16",
-    batch_context: Annotated[
-        int, typer.Option("--batch-context", metavar="N", help="Context of each of them.")
-    ] = 128,
-    repeat: Annotated[
-        int, typer.Option("--repeat", metavar="N", help="Repetitions, of which the median counts.")
-    ] = 3,
-    threads: Annotated[
-        int | None, typer.Option("--threads", metavar="N", help="Threads (default: one per core).")
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            "--engine", metavar="auto|native|torch", help="auto: native where it can run the model."
-        ),
-    ] = "auto",
-    isa: Annotated[
-        str | None,
-        typer.Option("--isa", metavar="NAME", help="Force an instruction set that `smollm3 info` lists."),
-    ] = None,
-    kv_bits: Annotated[
-        int, typer.Option("--kv-bits", metavar="16|8", help="Bits of the native engine's KV cache.")
-    ] = 16,
-    quantize: Annotated[
-        str | None,
-        typer.Option(
-            "--quantize",
-            metavar="int4|int8|nf4|bitsandbytes-nf4",
-            help="Pack the weights while loading; bitsandbytes-nf4: through that package.",
-        ),
-    ] = None,
-    dtype: o.Dtype = "auto",
-    revision: o.Revision = None,
-    local_files_only: o.Offline = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout; the lines go to stderr.")
-    ] = False,
-) -> None:
-    """Measure how fast a model runs on this CPU: loading, prefill, decode, memory, share of the bandwidth."""
-    from smollm3.cli.bench import run_bench
-    from smollm3.cli.bench_options import BenchOptions, parse_counts
-
-    options = BenchOptions(
-        model, prompt, new, parse_counts("--contexts", contexts), parse_counts("--batches", batches),
-        batch_context, repeat, threads, engine, isa, kv_bits, quantize, dtype, revision, local_files_only,
-    )  # fmt: skip
-    run_bench(options, as_json=as_json)
+app.command(context_settings={"max_content_width": 100})(bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
