@@ -6,6 +6,7 @@ and on `loading.py` for filling.
 
 import json
 from collections.abc import Mapping
+from math import prod
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -17,7 +18,7 @@ from smollm3.checkpoint.gguf import GGUFCheckpoint
 from smollm3.checkpoint.hub import resolve
 from smollm3.checkpoint.safetensors import save_shards
 from smollm3.checkpoint.source import Checkpoint, open_checkpoint
-from smollm3.errors import CheckpointError, ConfigError, ParameterError
+from smollm3.errors import CheckpointError, ConfigError, MissingDependencyError, ParameterError
 from smollm3.model.config import SmolLM3Config
 from smollm3.model.device import resolve_device
 from smollm3.model.load_arguments import DTYPES, asked_dtype, read_config, split_arguments
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from smollm3.model.generation_config import GenerationConfig
     from smollm3.model.module import SmolLM3PreTrainedModel
 
+KEEP_BLOCKS = "gguf"
+# Below this many bytes in bfloat16 a quantised GGUF is read as bfloat16: a small model loses most by rounded
+# activations and gains least (docs/decisions/041-gguf-blocks.md).
+LARGE = 10**9
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "B": 1, "": 1}
 
 
@@ -60,12 +65,13 @@ class PreTrained:
 
         Args:
             dtype, torch_dtype: two spellings; a dtype, its name or "auto" (default: as stored). With "auto"
-                on the CPU, blocks of Q4_0, Q4_1 and Q8_0 in a GGUF run as they are, for inference; other
-                blocks, and any on other devices, are read as bfloat16.
+                on the CPU, blocks of Q4_0, Q4_1 and Q8_0 in a large GGUF (1 GB or more in bfloat16) run as
+                they are, for inference; smaller files, other blocks and other devices get bfloat16.
             device_map: None or "cpu", "auto" (the first accelerator, else the CPU), a device or its index.
             attn_implementation: sdpa (default), eager, flash_attention_2 or flex_attention.
             quantization_config: "int4", "int8", "nf4" or a PackedConfig (for the native engine on the CPU),
-                BitsAndBytesConfig, or a dict of either; by default what the checkpoint says.
+                "gguf" (keep a GGUF file's blocks at any size), BitsAndBytesConfig, or a dict of either;
+                by default what the checkpoint says.
             config: instead of the checkpoint's.
             ignore_mismatched_sizes: start a head anew when the file has it in another shape; the rest of the
                 model has to fit.
@@ -87,9 +93,12 @@ class PreTrained:
             config.attn_implementation = attn_implementation or config.attn_implementation
             generation_config = _generation_config(checkpoint) if hasattr(cls, "generation_config") else None
             chosen = asked or DTYPES.get(config.dtype or "") or checkpoint.stored_dtype
-            quantizer = _quantizer(checkpoint, config, quantization_config)
-            if quantizer is None and asked is None and device.type == "cpu":
-                quantizer = _blocks_quantizer(checkpoint)
+            if isinstance(quantization_config, str) and quantization_config == KEEP_BLOCKS:
+                quantizer: Quantizer | None = _asked_blocks(checkpoint, asked, device)
+            else:
+                quantizer = _quantizer(checkpoint, config, quantization_config)
+                if quantizer is None and asked is None and device.type == "cpu" and _is_large(checkpoint):
+                    quantizer = _blocks_quantizer(checkpoint)
             config.quantization_config = None  # the quantizer writes it, once there is something quantised
             config.dtype = config.torch_dtype = str(chosen).removeprefix("torch.")
             model = load_model(
@@ -247,6 +256,27 @@ def _quantizer(checkpoint: Checkpoint, config: SmolLM3Config, asked: Any) -> Qua
         return choose_quantizer(stored, asked)
     except ConfigError as error:
         raise ConfigError(f"{checkpoint.path}: {error}") from None
+
+
+def _is_large(checkpoint: Checkpoint) -> bool:
+    """Whether the weights are many enough for their bytes to matter more than the rounding of activations."""
+    weights = sum(prod(checkpoint.tensor_info(name)[0]) for name in checkpoint.names())
+    return 2 * weights >= LARGE
+
+
+def _asked_blocks(checkpoint: Checkpoint, dtype: torch.dtype | None, device: torch.device) -> Quantizer:
+    """Return what keeps a GGUF file's blocks; raise where they cannot be kept."""
+    asked = f"quantization_config={KEEP_BLOCKS!r}"
+    if not isinstance(checkpoint, GGUFCheckpoint):
+        raise ParameterError(
+            f"{asked} keeps the blocks of a GGUF file, and {checkpoint.path} is none: give int4, int8 or nf4"
+        )
+    if dtype is not None or device.type != "cpu":
+        raise ParameterError(f"{asked} computes on the CPU in its own format: leave dtype and device_map out")
+    quantizer = _blocks_quantizer(checkpoint)
+    if quantizer is None:
+        raise MissingDependencyError(f"{asked} needs the native engine: {native_status().reason}")
+    return quantizer
 
 
 def _blocks_quantizer(checkpoint: Checkpoint) -> Quantizer | None:

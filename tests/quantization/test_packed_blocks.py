@@ -11,7 +11,7 @@ from gguf_files import write_gguf
 from tiny_models import tiny_model
 
 from smollm3 import AutoTokenizer, SmolLM3ForCausalLM
-from smollm3.errors import CheckpointError
+from smollm3.errors import CheckpointError, MissingDependencyError, ParameterError
 from smollm3.model.native_runner import refusal
 from smollm3.native.library import NativeStatus
 from smollm3.native.matrix import KIND_W4, Layout, matmul
@@ -81,7 +81,7 @@ def test_a_file_runs_in_its_own_weights(tmp_path: Path, kind: str, tied: bool) -
     floats = SmolLM3ForCausalLM.from_pretrained(path, dtype="float32")
     spellings: list[dict[str, Any]] = [{}, {"dtype": "auto"}, {"torch_dtype": "auto", "device_map": "cpu"}]
     for how in spellings:
-        model = SmolLM3ForCausalLM.from_pretrained(path, **how)
+        model = SmolLM3ForCausalLM.from_pretrained(path, quantization_config="gguf", **how)
     assert isinstance(model.quantizer, BlocksQuantizer)
     assert refusal(model) is None
     assert model.dtype == torch.bfloat16
@@ -97,10 +97,13 @@ def test_a_file_runs_in_its_own_weights(tmp_path: Path, kind: str, tied: bool) -
     assert float((got - expected).norm() / expected.norm()) < 0.05
 
 
-def test_only_auto_on_a_cpu_with_the_library_keeps_blocks(
+def test_only_auto_on_a_cpu_with_the_library_keeps_the_blocks_of_a_large_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = file_of(tmp_path, "Q4_0")
+    assert SmolLM3ForCausalLM.from_pretrained(path).quantizer is None
+    monkeypatch.setattr("smollm3.model.pretrained.LARGE", 1)
+    assert isinstance(SmolLM3ForCausalLM.from_pretrained(path).quantizer, BlocksQuantizer)
     spellings: list[dict[str, Any]] = [{"dtype": torch.bfloat16}, {"torch_dtype": "float32"}]
     for how in spellings:
         assert SmolLM3ForCausalLM.from_pretrained(path, **how).quantizer is None
@@ -110,11 +113,22 @@ def test_only_auto_on_a_cpu_with_the_library_keeps_blocks(
     plain = SmolLM3ForCausalLM.from_pretrained(path)
     assert plain.quantizer is None
     assert plain.dtype == torch.bfloat16
+    with pytest.raises(MissingDependencyError, match="needs the native engine: not built"):
+        SmolLM3ForCausalLM.from_pretrained(path, quantization_config="gguf")
+
+
+def test_blocks_are_kept_of_a_gguf_in_its_own_format_only(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "Q4_0")
+    with pytest.raises(ParameterError, match="leave dtype and device_map out"):
+        SmolLM3ForCausalLM.from_pretrained(path, quantization_config="gguf", dtype="float32")
+    SmolLM3ForCausalLM.from_pretrained(path).save_pretrained(tmp_path / "plain")
+    with pytest.raises(ParameterError, match="is none: give int4, int8 or nf4"):
+        SmolLM3ForCausalLM.from_pretrained(tmp_path / "plain", quantization_config="gguf")
 
 
 def test_other_blocks_become_floats_as_before(tmp_path: Path) -> None:
     path = file_of(tmp_path, "Q5_0")
-    model = SmolLM3ForCausalLM.from_pretrained(path)
+    model = SmolLM3ForCausalLM.from_pretrained(path, quantization_config="gguf")
     assert model.quantizer is None
     assert not model.is_quantized
     assert not any(isinstance(module, PackedLinear) for module in model.modules())
@@ -122,7 +136,7 @@ def test_other_blocks_become_floats_as_before(tmp_path: Path) -> None:
 
 def test_saving_gives_plain_weights_that_load_anywhere(tmp_path: Path) -> None:
     path = file_of(tmp_path, "Q4_1")
-    model = SmolLM3ForCausalLM.from_pretrained(path)
+    model = SmolLM3ForCausalLM.from_pretrained(path, quantization_config="gguf")
     model.save_pretrained(tmp_path / "saved")
     saved = SmolLM3ForCausalLM.from_pretrained(tmp_path / "saved")
     expected = SmolLM3ForCausalLM.from_pretrained(path, dtype="bfloat16").state_dict()
@@ -137,14 +151,14 @@ def test_saving_gives_plain_weights_that_load_anywhere(tmp_path: Path) -> None:
 def test_blocks_that_do_not_make_the_config_are_refused(tmp_path: Path) -> None:
     path = file_of(tmp_path, "Q8_0")
     with pytest.raises(CheckpointError, match="do not make the 256 x 128 weights") as caught:
-        SmolLM3ForCausalLM.from_pretrained(path, intermediate_size=256)
+        SmolLM3ForCausalLM.from_pretrained(path, intermediate_size=256, quantization_config="gguf")
     assert "\n" not in str(caught.value)
 
 
 def test_the_trained_files_answers_are_torchs_wherever_it_is_sure(small_model: Path) -> None:
     """64 ids on ten prompts: where the native engine takes another id, torch's two logits lie close."""
     tokenizer = AutoTokenizer.from_pretrained(small_model)
-    model = SmolLM3ForCausalLM.from_pretrained(small_model)
+    model = SmolLM3ForCausalLM.from_pretrained(small_model, quantization_config="gguf")
     reference = SmolLM3ForCausalLM.from_pretrained(small_model, dtype=torch.float32)
     assert refusal(model) is None
     same = total = 0
