@@ -24,8 +24,8 @@ lint: .stamp-test
 sanitize: .stamp-install
 	$(BIN)/python tests/native/sanitize.py
 
-.stamp-install: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+.stamp-install: pyproject.toml constraints.txt hatch_build.py $(wildcard csrc/*)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
