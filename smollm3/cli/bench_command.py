@@ -45,8 +45,9 @@ Quantize = Annotated[
     str | None,
     typer.Option(
         "--quantize",
-        metavar="int4|int8|nf4|bitsandbytes-nf4",
-        help="Pack the weights while loading; bitsandbytes-nf4: through that package.",
+        metavar="int4|int8|nf4|bitsandbytes-nf4|gguf",
+        help="Pack the weights while loading; bitsandbytes-nf4: through that package; "
+        "gguf: keep a GGUF file's blocks at any size.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; the lines go to stderr.")]

@@ -9,7 +9,7 @@ from pathlib import Path
 from smollm3.errors import ParameterError
 
 ENGINES = ("auto", "native", "torch")
-SCHEMES = ("int4", "int8", "nf4", "bitsandbytes-nf4")
+SCHEMES = ("int4", "int8", "nf4", "bitsandbytes-nf4", "gguf")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf_files import write_gguf
 from tiny_models import tiny_model
 
 from smollm3 import SmolLM3ForCausalLM
@@ -108,6 +109,13 @@ def test_formats_engines_and_the_bytes_that_a_token_reads(
     cache = LAYERS * KV_VALUES * kv_bits / 8 * (16 + 2)  # 16 before, and 1, 2 and 3 of the new ones
     assert record["bytes_per_token"] == record["weight_bytes_per_token"] + cache
     assert record["weights_gb"] * 1e9 == pytest.approx(weights, abs=2e5)
+
+
+def test_the_blocks_of_a_gguf_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_model(SmolLM3ForCausalLM, **SIZES)
+    path = write_gguf(tmp_path / "model.gguf", model.config, model.state_dict(), kind="Q8_0")
+    assert bench(path, capsys)["scheme"] == "bfloat16"
+    assert bench(path, capsys, "--quantize", "gguf")["scheme"] == "int8 g32"
 
 
 def test_the_cache_in_int8_reads_less(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
