@@ -186,6 +186,17 @@ def quantize(
             "--head", metavar="int4|int8|nf4|none", help="Format of the embedding and the language head."
         ),
     ] = "int8",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="nearest|gptq",
+            help="gptq (int4): keep the layers' outputs on a text close; takes minutes to hours.",
+        ),
+    ] = "nearest",
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", metavar="FILE", help="The text for --method gptq.")
+    ] = None,
     revision: o.Revision = None,
     local_files_only: o.Offline = False,
 ) -> None:
@@ -194,7 +205,15 @@ def quantize(
     from smollm3.quantization.packed_config import PackedConfig
 
     config = PackedConfig(to, group_size, not with_minimum, None if head == "none" else head)
-    run_quantize(model, config, output=output, revision=revision, local_files_only=local_files_only)
+    run_quantize(
+        model,
+        config,
+        output=output,
+        method=method,
+        calibration=calibration,
+        revision=revision,
+        local_files_only=local_files_only,
+    )
 
 
 @app.command(context_settings={"max_content_width": 100})

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from smollm3.cli.calibration import calibration_windows, check_method
 from smollm3.errors import CheckpointError, ParameterError
 from smollm3.quantization.packed_config import PackedConfig
 
@@ -30,10 +31,16 @@ def run_quantize(
     config: PackedConfig,
     *,
     output: Path | None,
+    method: str = "nearest",
+    calibration: Path | None = None,
     revision: str | None,
     local_files_only: bool,
 ) -> None:
-    """Quantise `model` as `config` says into the folder `output` (default: its name and the scheme)."""
+    """Quantise `model` as `config` says into the folder `output` (default: its name and the scheme).
+
+    `method` is "nearest", or "gptq" with the text file `calibration`.
+    """
+    check_method(method, calibration)
     folder = output or Path(f"{_stem(model)}-{config.scheme}")
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ParameterError(f"{folder} exists: remove it or give another folder with --output")
@@ -41,7 +48,10 @@ def run_quantize(
     from smollm3.quantization.memory import memory_report
 
     path = resolve(model, revision=revision, local_files_only=local_files_only)
-    loaded = _model_class(path).from_pretrained(path, quantization_config=config)
+    if calibration is None:
+        loaded = _model_class(path).from_pretrained(path, quantization_config=config)
+    else:
+        loaded = _calibrated(path, config, calibration)
     part = folder.with_name(f".{folder.name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
@@ -56,6 +66,21 @@ def run_quantize(
         shutil.rmtree(part, ignore_errors=True)
     print(f"{model} in {config.scheme}: {memory_report(loaded)}", file=sys.stderr)
     print(folder)
+
+
+def _calibrated(path: Path, config: PackedConfig, calibration: Path) -> Any:
+    """Load a model as floats and pack it by GPTQ."""
+    from smollm3.checkpoint.source import open_checkpoint
+    from smollm3.quantization.gptq_model import check_gptq, gptq_
+
+    check_gptq(config)
+    with open_checkpoint(path) as checkpoint:
+        if checkpoint.config.get("quantization_config") is not None:
+            raise ParameterError(f"{path} is quantised already: give the model that it was made from")
+        dtype = checkpoint.stored_dtype
+    loaded = _model_class(path).from_pretrained(path, dtype=dtype)
+    gptq_(loaded, config, calibration_windows(path, calibration, loaded.config.max_position_embeddings))
+    return loaded
 
 
 def _stem(model: str) -> str:

@@ -154,3 +154,96 @@ def test_a_damaged_model_is_named(folder: Path, tmp_path: Path, capsys: pytest.C
     save_file(tensors, folder / "model.safetensors")
     assert main(["quantize", str(folder), "--to", "int4", "-o", str(tmp_path / "packed")]) == 1
     assert "up_proj.weight' holds NaN or infinite weights: it cannot be quantised" in capsys.readouterr().err
+
+
+def write_text(path: Path, words: int = 3000) -> Path:
+    path.write_text(" ".join(f"the engine of London number {i} met Ada" for i in range(words // 8)))
+    return path
+
+
+def test_gptq_writes_what_the_library_makes_of_the_texts_windows(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from smollm3.cli.calibration import calibration_windows
+    from smollm3.quantization.gptq_model import gptq_
+
+    text, target = write_text(tmp_path / "text.txt"), tmp_path / "packed"
+    words = ["quantize", str(folder), "--to", "int4", "--group-size", "32", "-o", str(target)]
+    assert main([*words, "--method", "gptq", "--calibration", str(text)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{target}\n"
+    windows = calibration_windows(folder, text, 512)
+    assert f"calibrating on {512 * len(windows)} of the " in err
+    expected = SmolLM3ForCausalLM.from_pretrained(folder)
+    gptq_(expected, PackedConfig("int4", 32), windows)
+    found = AutoModelForCausalLM.from_pretrained(target)
+    assert all(torch.equal(tensor, expected.state_dict()[key]) for key, tensor in found.state_dict().items())
+    assert AutoTokenizer.from_pretrained(target)("Ada")["input_ids"]
+
+
+def test_calibration_windows_lie_all_over_the_text(folder: Path, tmp_path: Path) -> None:
+    from smollm3.cli import calibration
+
+    text = write_text(tmp_path / "text.txt", words=60_000)
+    ids = AutoTokenizer.from_pretrained(folder).encode(text.read_text(), add_special_tokens=False)
+    windows = calibration.calibration_windows(folder, text, 65536)
+    assert len(windows) == calibration.MAX_WINDOWS
+    assert {tuple(window.shape) for window in windows} == {(1, calibration.WINDOW)}
+    assert windows[0][0].tolist() == ids[:512]
+    step = len(ids) // 512 // 64
+    assert windows[1][0].tolist() == ids[step * 512 : (step + 1) * 512]
+    assert {tuple(w.shape) for w in calibration.calibration_windows(folder, text, 128)} == {(1, 128)}
+
+
+NOT_CALIBRATED = {
+    "no text": (["--to", "int4", "--method", "gptq"], "pass --calibration FILE"),
+    "no method": (["--to", "int4", "--calibration", "text.txt"], "pass --method gptq"),
+    "unknown": (["--to", "int4", "--method", "awq"], "--method awq: give one of nearest, gptq"),
+    "scheme": (
+        ["--to", "nf4", "--method", "gptq", "--calibration", "text.txt"],
+        "GPTQ rounds to int4, not to nf4",
+    ),
+    "missing": (
+        ["--to", "int4", "--method", "gptq", "--calibration", "none.txt"],
+        "none.txt cannot be read: No such file",
+    ),
+    "binary": (
+        ["--to", "int4", "--method", "gptq", "--calibration", "binary"],
+        "binary cannot be read: it is not UTF-8",
+    ),
+    "short": (
+        ["--to", "int4", "--method", "gptq", "--calibration", "short.txt"],
+        "tokens, and a window has 512: give more",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_CALIBRATED)
+def test_what_cannot_be_calibrated_is_one_line(
+    case: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "text.txt")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "short.txt").write_text("Ada")
+    words, message = NOT_CALIBRATED[case]
+    assert main(["quantize", str(folder), *words, "-o", "packed"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "packed").exists()
+
+
+def test_a_packed_model_is_not_calibrated_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["quantize", str(folder), "--to", "int8", "-o", str(tmp_path / "packed")]) == 0
+    capsys.readouterr()
+    words = ["--to", "int4", "--method", "gptq", "--calibration", str(write_text(tmp_path / "text.txt"))]
+    assert main(["quantize", str(tmp_path / "packed"), *words, "-o", str(tmp_path / "again")]) == 1
+    assert f"{tmp_path / 'packed'} is quantised already" in capsys.readouterr().err

@@ -1,0 +1,152 @@
+"""GPTQ of one matrix: a textbook's codes, less error at the outputs than rounding to nearest."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from smollm3.native.codes import unpack_codes
+from smollm3.native.matrix import Layout
+from smollm3.native.quantize import layout_of, quantize
+from smollm3.quantization import gptq as module
+from smollm3.quantization.gptq import gptq
+
+LAYOUTS = {
+    f"g{size}{'' if symmetric else ' with minimum'}": layout_of("int4", size, symmetric)
+    for size in (32, 64, 128)
+    for symmetric in (True, False)
+}
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def weights(rows: int = 40, cols: int = 256) -> Tensor:
+    return draw(rows, cols, seed=0) * 0.05
+
+
+def inputs(count: int = 600, cols: int = 256, *, seed: int = 1) -> Tensor:
+    """Inputs of unequal sizes that go together in a few directions, as a model's do."""
+    mixing = draw(cols, cols, seed=7) * torch.logspace(0, -2, cols)[:, None]
+    return draw(count, cols, seed=seed) @ mixing
+
+
+def output_error(found: Tensor, expected: Tensor, x: Tensor) -> float:
+    return float((x @ (found - expected).T).square().sum() / (x @ expected.T).square().sum())
+
+
+def textbook(W: Tensor, gram: Tensor, layout: Layout, damping: float) -> Tensor:
+    """Column by column with the inverse itself, in float64; groups get their scales from the quantiser.
+
+    After each column, its row and column leave the inverse by one step of Gaussian elimination.
+    """
+    W, H = W.double().clone(), gram.double()
+    inverse = torch.linalg.inv(H + damping * H.diagonal().mean() * torch.eye(len(H), dtype=torch.float64))
+    found = torch.empty_like(W)
+    for j in range(W.shape[1]):
+        if j % layout.group == 0:
+            group = W[:, j : j + layout.group].float().contiguous().numpy()
+            _, scales, mins = unpack_codes(quantize(group, layout))
+            scale = torch.from_numpy(scales[:, 0].astype(np.float64))
+            low = torch.zeros(len(W)) if mins is None else torch.from_numpy(mins[:, 0].astype(np.float64))
+        code = (((W[:, j] - low) / scale).round() + layout.zero).clamp(0, 15)
+        found[:, j] = (code - layout.zero) * scale + low
+        error = (W[:, j] - found[:, j]) / inverse[j, j]
+        W[:, j:] -= error[:, None] * inverse[j, j:]
+        inverse = inverse - inverse[:, j : j + 1] * inverse[j : j + 1] / inverse[j, j]
+    return found.float()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_codes_are_a_plain_implementations(name: str) -> None:
+    layout, W, x = LAYOUTS[name], weights(), inputs()
+    found = torch.from_numpy(gptq(W, x.T @ x, layout).unpack())
+    expected = textbook(W, x.T @ x, layout, module.DAMPING)
+    # One code that falls to the other side of a tie moves all codes behind it in its row.
+    same_rows = (found - expected).abs().amax(1) < 1e-6
+    assert same_rows.float().mean() >= 0.9
+    assert output_error(found, W, x) == pytest.approx(output_error(expected, W, x), rel=0.02)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("seed", [1, 2], ids=["calibration inputs", "held inputs"])
+def test_outputs_are_closer_than_by_rounding_to_nearest(name: str, seed: int) -> None:
+    layout, W, x = LAYOUTS[name], weights(), inputs()
+    found = torch.from_numpy(gptq(W, x.T @ x, layout).unpack())
+    nearest = torch.from_numpy(quantize(W.numpy(), layout).unpack())
+    seen = inputs(seed=seed)
+    assert output_error(found, W, seen) < 0.6 * output_error(nearest, W, seen)
+    assert (found - W).square().sum() > (nearest - W).square().sum(), "weights pay for outputs"
+
+
+def test_inputs_that_do_not_go_together_leave_rounding_to_nearest() -> None:
+    W = weights()
+    for layout in LAYOUTS.values():
+        expected = quantize(W.numpy(), layout).unpack()
+        assert np.array_equal(gptq(W, torch.eye(256) * 3, layout).unpack(), expected)
+        assert np.array_equal(gptq(W, torch.zeros(256, 256), layout).unpack(), expected)
+
+
+def test_an_input_that_was_never_there_keeps_its_weights() -> None:
+    W, x = weights(), inputs()
+    x[:, 32:64] = 0
+    layout = layout_of("int4", 32)
+    found = gptq(W, x.T @ x, layout).unpack()
+    assert np.array_equal(found[:, 32:64], quantize(W.numpy(), layout).unpack()[:, 32:64])
+
+
+def test_fewer_inputs_than_columns_and_bf16_weights_are_fine() -> None:
+    W, x = weights().bfloat16(), inputs(count=20)
+    layout = layout_of("int4", 64)
+    found = torch.from_numpy(gptq(W, x.T @ x, layout).unpack())
+    nearest = torch.from_numpy(quantize(W.float().numpy(), layout).unpack())
+    assert output_error(found, W.float(), x) < 0.2 * output_error(nearest, W.float(), x)
+
+
+def test_damping_grows_until_the_sum_can_be_inverted(monkeypatch: pytest.MonkeyPatch) -> None:
+    W, x = weights(), inputs(count=3)
+    layout = layout_of("int4", 64)
+    monkeypatch.setattr(module, "DAMPING", 1e-9)
+    found = torch.from_numpy(gptq(W, x.T @ x, layout).unpack())
+    assert torch.isfinite(found).all()
+    assert output_error(found, W, x) < 0.02
+
+
+def test_zero_weights_stay_zero_and_arguments_are_left_alone() -> None:
+    x = inputs()
+    gram = x.T @ x
+    W, before = weights(), gram.clone()
+    W[3] = 0
+    copy = W.clone()
+    found = gptq(W, gram, layout_of("int4", 64)).unpack()
+    assert not found[3].any()
+    assert torch.equal(W, copy)
+    assert torch.equal(gram, before)
+
+
+def test_the_packed_memory_may_be_given() -> None:
+    layout, W, x = layout_of("int4", 64), weights(), inputs()
+    expected = gptq(W, x.T @ x, layout)
+    out = np.zeros_like(expected.data)
+    assert np.shares_memory(gptq(W, x.T @ x, layout, out=out).data, out)
+    assert np.array_equal(out, expected.data)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused(value: float) -> None:
+    W, x = weights(), inputs()
+    layout = layout_of("int4", 64)
+    gram = x.T @ x
+    W[2, 3] = value
+    with pytest.raises(ValueError, match="NaN or infinite weights"):
+        gptq(W, gram, layout)
+    gram[0, 0] = value
+    with pytest.raises(ValueError, match="inputs that are NaN"):
+        gptq(weights(), gram, layout)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "nf4"])
+def test_other_schemes_are_refused(scheme: str) -> None:
+    with pytest.raises(ValueError, match="GPTQ rounds to int4"):
+        gptq(weights(), torch.eye(256), layout_of(scheme, 64))
