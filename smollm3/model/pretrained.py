@@ -93,12 +93,7 @@ class PreTrained:
             config.attn_implementation = attn_implementation or config.attn_implementation
             generation_config = _generation_config(checkpoint) if hasattr(cls, "generation_config") else None
             chosen = asked or DTYPES.get(config.dtype or "") or checkpoint.stored_dtype
-            if isinstance(quantization_config, str) and quantization_config == KEEP_BLOCKS:
-                quantizer: Quantizer | None = _asked_blocks(checkpoint, asked, device)
-            else:
-                quantizer = _quantizer(checkpoint, config, quantization_config)
-                if quantizer is None and asked is None and device.type == "cpu" and _is_large(checkpoint):
-                    quantizer = _blocks_quantizer(checkpoint)
+            quantizer = _quantizer(checkpoint, config, quantization_config, asked, device)
             config.quantization_config = None  # the quantizer writes it, once there is something quantised
             config.dtype = config.torch_dtype = str(chosen).removeprefix("torch.")
             model = load_model(
@@ -247,15 +242,29 @@ def _generation_config(checkpoint: Checkpoint) -> "GenerationConfig | None":
         raise ConfigError(f"{checkpoint.path}: generation_config.json: {error}") from None
 
 
-def _quantizer(checkpoint: Checkpoint, config: SmolLM3Config, asked: Any) -> Quantizer | None:
-    """Return how the model is quantised: as stored, else as asked, else as a config that was given says."""
+def _quantizer(
+    checkpoint: Checkpoint,
+    config: SmolLM3Config,
+    asked: Any,
+    dtype: torch.dtype | None,
+    device: torch.device,
+) -> Quantizer | None:
+    """Return how the model is quantised: as stored, else as asked, else as a config that was given says.
+
+    Failing all three, a large GGUF on the CPU keeps its blocks unless a dtype was asked for.
+    """
+    if isinstance(asked, str) and asked == KEEP_BLOCKS:
+        return _asked_blocks(checkpoint, dtype, device)
     stored = checkpoint.config.get("quantization_config")
     if asked is None and stored is None:
         asked = config.quantization_config
     try:
-        return choose_quantizer(stored, asked)
+        quantizer = choose_quantizer(stored, asked)
     except ConfigError as error:
         raise ConfigError(f"{checkpoint.path}: {error}") from None
+    if quantizer is None and dtype is None and device.type == "cpu" and _is_large(checkpoint):
+        return _blocks_quantizer(checkpoint)
+    return quantizer
 
 
 def _is_large(checkpoint: Checkpoint) -> bool:
