@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-SCHEMES = ("as stored", "int4", "int8", "nf4")
+SCHEMES = ("as stored", "gguf", "int4", "int8", "nf4")
 
 
 def main() -> None:
@@ -31,9 +31,7 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=64)
     parser.add_argument("--with-minimum", action="store_true")
     parser.add_argument("--head", default="int8", help="scheme of embedding and head, or none")
-    parser.add_argument(
-        "--dtype", default="float32", help="of what is not packed; auto: GGUF blocks stay blocks"
-    )
+    parser.add_argument("--dtype", default="float32", help="of what is not packed, or auto")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--windows", type=int, default=None, help="only so many, spread over the text")
     parser.add_argument("--threads", type=int, default=None)
@@ -51,13 +49,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    config = None
-    if options.scheme != SCHEMES[0]:
+    config: PackedConfig | str | None = {"gguf": "gguf"}.get(options.scheme)  # the file's blocks as they are
+    if options.scheme in SCHEMES[2:]:
         head = None if options.head == "none" else options.head
         config = PackedConfig(options.scheme, options.group_size, not options.with_minimum, head)
-    model = AutoModelForCausalLM.from_pretrained(
-        options.model, dtype=options.dtype, quantization_config=config
-    )
+    dtype = None if options.scheme == "gguf" else options.dtype  # blocks bring their own
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype, quantization_config=config)
     text = options.text.read_bytes()
     ids = AutoTokenizer.from_pretrained(options.model).encode(text.decode(), add_special_tokens=False)
     windows = torch.tensor(ids[: len(ids) // options.window * options.window]).view(-1, options.window)
@@ -72,8 +69,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "bench": "perplexity",
         "model": str(options.model),
-        "scheme": options.scheme if config is None else str(config.to_dict()),
-        "dtype": options.dtype,
+        "scheme": str(config.to_dict()) if isinstance(config, PackedConfig) else options.scheme,
+        "dtype": str(model.dtype).removeprefix("torch."),
         "text": options.text.name,
         "sha256": hashlib.sha256(text).hexdigest(),
         "window": options.window,
