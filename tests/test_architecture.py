@@ -24,6 +24,7 @@ LAYERS = [
     {"engine"},
     {"model"},
     {"tokenization", "batch_encoding", "streamers", "completion", "auto", "pipelines"},
+    {"server"},
     {"cli"},
     {"__init__", "__main__"},
 ]
