@@ -4,7 +4,7 @@ A step is schedule, forward, sample, postprocess. The engine knows nothing about
 its consumer pulls, and closing the iterator cancels what is left and frees its slots.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,7 +16,8 @@ from torch import Tensor
 from smollm3.engine.params import SamplingParams, check_number
 from smollm3.engine.runner import Row, Runner
 from smollm3.engine.sample import Sample, TokenOutput
-from smollm3.engine.sampler import Choice, choose
+from smollm3.engine.sampler import Choice, choose, constraint_error
+from smollm3.engine.stats import EngineStats
 from smollm3.errors import ContextOverflowError, ParameterError, PromptError
 
 MAX_SAMPLES = 1024  # of one request
@@ -30,6 +31,7 @@ class Request:
     prompt_ids: Sequence[int]
     params: SamplingParams
     num_samples: int = 1
+    salt: str = ""  # only requests of one salt see each other's pasts
 
 
 class Engine:
@@ -50,6 +52,17 @@ class Engine:
         self._waiting: deque[Sample] = deque()  # first samples of requests that have no slot yet
         self._running: list[Sample] = []
         self._num_requests = 0
+        self._totals = Counter[str]()
+
+    def stats(self) -> EngineStats:
+        """Return what the engine has done and what it holds now."""
+        return EngineStats(
+            sum(1 + len(sample.followers) for sample in self._waiting),
+            sum(1 + len(sample.followers) for sample in self._running),
+            self.runner.cache_tokens_used,
+            self.runner.cache_tokens_total,
+            **self._totals,
+        )
 
     @property
     def has_work(self) -> bool:
@@ -94,10 +107,13 @@ class Engine:
             self._free(self._running.pop())
 
     def stream(self) -> Iterator[TokenOutput]:
-        """Step until no work is left; closing the iterator drops what is left."""
+        """Step until no work is left; closing the iterator drops what is left. Raises a sample's error."""
         try:
             while self.has_work:
-                yield from self.step()
+                for output in self.step():
+                    if output.error is not None:
+                        raise output.error
+                    yield output
         finally:
             self.close()
 
@@ -108,14 +124,17 @@ class Engine:
         if not scheduled:
             return []
         logits = self.runner.forward([row for _, row in scheduled])
+        self._totals["steps_total"] += 1
         ready: list[Sample] = []
         sources: list[int] = []  # the row of logits that each ready sample chooses from
-        for source, (sample, row) in enumerate(scheduled):
+        source = 0
+        for sample, row in scheduled:
             sample.num_cached += len(row.token_ids)
-            if sample.num_pending == 0:
+            if row.num_logits:
                 for member in (sample, *self._fork(sample)):
                     ready.append(member)
                     sources.append(source)
+                source += row.num_logits
         if not ready:
             return []
         return self._postprocess(ready, choose(_take(logits, sources), ready))
@@ -157,20 +176,28 @@ class Engine:
     def _postprocess(self, ready: Sequence[Sample], choices: Sequence[Choice]) -> list[TokenOutput]:
         outputs = []
         for sample, choice in zip(ready, choices, strict=True):
-            finish_reason = sample.append(choice.token_id)
-            if finish_reason is not None:
+            finish_reason, error = None, choice.error
+            if error is None:
+                try:
+                    finish_reason = sample.append(choice.token_id)
+                except Exception as raised:  # by the constraint, which is foreign code
+                    error = constraint_error(sample, raised)
+            if finish_reason is not None or error is not None:
                 self._running.remove(sample)
                 self._free(sample)
+            self._totals["generated_total" if error is None else "failed_total"] += 1
             outputs.append(
                 TokenOutput(
                     sample.request_idx,
-                    choice.token_id,
+                    choice.token_id if error is None else -1,
                     sample.sample_idx,
                     choice.logprob,
                     choice.top_logprobs,
                     choice.scores,
                     choice.logits,
                     finish_reason,
+                    sample.num_reused,
+                    error,
                 )
             )
         return outputs

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 
+from smollm3.engine.constraint import Constraint
 from smollm3.errors import ParameterError
 
 
@@ -59,6 +60,9 @@ class SamplingParams:
     logprobs: None is off; n gives the chosen id's log-probability and those of the n likeliest ids, under
         the model's own distribution (before penalties, bias, temperature and truncation).
     output_scores, output_logits: hand out each step's processed and raw logits, fp32 [V].
+    constraint: which ids may come next, as the answer grows; each sample takes a fork of it.
+    prompt_lookup: guess next ids from what followed the same ids earlier and verify several in one forward
+        pass. It changes no id, only how fast they come. prompt_lookup_num_tokens: ids to guess at most.
     """
 
     max_new_tokens: int
@@ -78,6 +82,9 @@ class SamplingParams:
     logprobs: int | None = None
     output_scores: bool = False
     output_logits: bool = False
+    constraint: Constraint | None = field(default=None, compare=False)
+    prompt_lookup: bool = False
+    prompt_lookup_num_tokens: int = 16
 
     def __post_init__(self) -> None:
         check_number("max_new_tokens", self.max_new_tokens, 1, integer=True)
@@ -87,8 +94,9 @@ class SamplingParams:
                 f"min_new_tokens={self.min_new_tokens} is above "
                 f"max_new_tokens={self.max_new_tokens}: lower it"
             )
-        for name in ("do_sample", "output_scores", "output_logits"):
+        for name in ("do_sample", "output_scores", "output_logits", "prompt_lookup"):
             check_flag(name, getattr(self, name))
+        check_number("prompt_lookup_num_tokens", self.prompt_lookup_num_tokens, 1, integer=True)
         check_number("temperature", self.temperature, 0)
         check_number("top_k", self.top_k, 0, integer=True)
         check_number("top_p", self.top_p, 0, 1)

@@ -9,13 +9,18 @@ from torch import Tensor
 
 from smollm3.engine.params import SamplingParams
 from smollm3.engine.runner import Row
+from smollm3.errors import SmolLM3Error
 
 FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
 class TokenOutput:
-    """One chosen id; `scores` and `logits` are fp32 [V], `finish_reason` comes with a sample's last id."""
+    """One chosen id; `scores` and `logits` are fp32 [V], `finish_reason` comes with a sample's last id.
+
+    num_reused: prompt ids whose past came from the cache. error: the sample failed here and has no further
+    output; its token_id is -1 and means nothing.
+    """
 
     request_idx: int
     token_id: int
@@ -25,6 +30,8 @@ class TokenOutput:
     scores: Tensor | None = field(default=None, repr=False, compare=False)
     logits: Tensor | None = field(default=None, repr=False, compare=False)
     finish_reason: FinishReason | None = None
+    num_reused: int = 0
+    error: SmolLM3Error | None = field(default=None, compare=False)
 
 
 class Sample:
@@ -50,6 +57,8 @@ class Sample:
         self.seen: dict[int, None] = {}  # all ids, for the repetition penalty
         if params.repetition_penalty != 1.0:
             self.seen = dict.fromkeys(self.token_ids)
+        self.num_reused = 0
+        self.constraint = None if params.constraint is None else params.constraint.fork()
         self._random = Random(f"{seed}/{sample_idx}")
 
     @property
@@ -63,7 +72,8 @@ class Sample:
 
     def row(self, num_ids: int) -> Row:
         assert self.slot is not None
-        return Row(self.slot, self.token_ids[self.num_cached : self.num_cached + num_ids], self.num_cached)
+        ids = self.token_ids[self.num_cached : self.num_cached + num_ids]
+        return Row(self.slot, ids, self.num_cached, int(num_ids == self.num_pending))
 
     def bequeath(self) -> "Sample":
         """Return the first follower, which takes over the slot and the other followers."""
@@ -77,11 +87,13 @@ class Sample:
 
     def append(self, token_id: int) -> FinishReason | None:
         """Take in a chosen id and say whether it is the last."""
+        if self.constraint is not None:
+            self.constraint.accept(token_id)
         self.token_ids.append(token_id)
         self.counts[token_id] = self.counts.get(token_id, 0) + 1
         if self.params.repetition_penalty != 1.0:
             self.seen[token_id] = None
-        if token_id in self.params.eos_token_ids:
+        if token_id in self.params.eos_token_ids or (self.constraint is not None and self.constraint.ended):
             return "stop"
         return "length" if self.num_generated >= self.params.max_new_tokens else None
 

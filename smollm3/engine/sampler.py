@@ -1,7 +1,8 @@
 """One step's logits and the samples they belong to, in; the chosen ids with their scores, out.
 
 Order, as in transformers: logit bias, repetition penalty, (presence and frequency penalty,) bad words, eos
-before min_new_tokens, then for sampled rows temperature, top-k, top-p, min-p.
+before min_new_tokens, the constraint's mask, then for sampled rows temperature, top-k, top-p, min-p.
+A row from which no id can be chosen fails alone.
 """
 
 import math
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from smollm3.engine import sampling
 from smollm3.engine.sample import Sample
-from smollm3.errors import ParameterError
+from smollm3.errors import ParameterError, SmolLM3Error
 
 Cell = tuple[int, int, float]  # row, id, value
 
@@ -27,6 +28,7 @@ class Choice:
     top_logprobs: tuple[tuple[int, float], ...] | None = None
     scores: Tensor | None = None
     logits: Tensor | None = None
+    error: SmolLM3Error | None = None  # then the other fields mean nothing
 
 
 def choose(logits: Tensor, samples: Sequence[Sample]) -> list[Choice]:
@@ -34,11 +36,14 @@ def choose(logits: Tensor, samples: Sequence[Sample]) -> list[Choice]:
     raw = logits
     if any(s.params.logprobs is not None or s.params.output_logits for s in samples):
         raw = logits.clone()
-    scores = process_(logits, samples)
-    ids = _pick(scores, samples)
+    errors: dict[int, SmolLM3Error] = {}
+    scores = process_(logits, samples, errors)
+    ids = _pick(scores, samples, errors)
     logprobs = _logprobs(raw, ids, samples)
     return [
-        Choice(
+        Choice(-1, error=errors[row])
+        if row in errors
+        else Choice(
             token_id,
             logprob=logprobs[row][0] if row in logprobs else None,
             top_logprobs=logprobs[row][1] if row in logprobs else None,
@@ -49,8 +54,11 @@ def choose(logits: Tensor, samples: Sequence[Sample]) -> list[Choice]:
     ]
 
 
-def process_(logits: Tensor, samples: Sequence[Sample]) -> Tensor:
-    """Return the processed logits [R, V] that the next ids are chosen from; overwrites `logits`."""
+def process_(logits: Tensor, samples: Sequence[Sample], errors: dict[int, SmolLM3Error]) -> Tensor:
+    """Return the processed logits [R, V] that the next ids are chosen from; overwrites `logits`.
+
+    Rows whose constraint failed are added to `errors`.
+    """
     _edit_(sampling.add_, logits, _cells(samples, lambda s: s.params.logit_bias.items()))
     _edit_(sampling.penalise_repetition_, logits, _cells(samples, _repetition))
     _edit_(sampling.add_, logits, _cells(samples, _count_penalties))
@@ -64,6 +72,13 @@ def process_(logits: Tensor, samples: Sequence[Sample]) -> Tensor:
     if cells:
         rows, ids, _ = _tensors(cells, logits)
         sampling.forbid_(logits, rows, ids)
+    for row, sample in enumerate(samples):
+        if sample.constraint is not None:
+            try:
+                if (mask := sample.constraint.mask()) is not None:
+                    sampling.forbid_outside_(logits[row], mask)
+            except Exception as error:  # a constraint is foreign code: whatever it raises is this row's own
+                errors[row] = constraint_error(sample, error)
     drawn = [row for row, sample in enumerate(samples) if sample.params.samples]
     if not drawn:
         return logits
@@ -111,20 +126,30 @@ def _edit_(
         function(logits, *_tensors(cells, logits))
 
 
-def _pick(scores: Tensor, samples: Sequence[Sample]) -> list[int]:
+def constraint_error(sample: Sample, error: Exception) -> SmolLM3Error:
+    """Return what a failed constraint means to whoever asked for the sample."""
+    if isinstance(error, SmolLM3Error):
+        return error
+    return ParameterError(
+        f"request {sample.request_idx}: the constraint failed at token {sample.num_generated} "
+        f"({type(error).__name__}: {error}); relax it or leave it out"
+    )
+
+
+def _pick(scores: Tensor, samples: Sequence[Sample], errors: dict[int, SmolLM3Error]) -> list[int]:
     """Return each row's id: the likeliest, or one drawn with the sample's own random number."""
     likeliest = scores.max(-1)
-    for top, sample in zip(likeliest.values.tolist(), samples, strict=True):
-        if not math.isfinite(top):
+    for row, (top, sample) in enumerate(zip(likeliest.values.tolist(), samples, strict=True)):
+        if row not in errors and not math.isfinite(top):
             why = (
                 "the model returned NaN or infinite logits" if top != -math.inf else "no id is left to choose"
             )
-            raise ParameterError(
+            errors[row] = ParameterError(
                 f"request {sample.request_idx}: {why} at token {sample.num_generated}; "
-                "check the weights' dtype, bad_words_ids and logit_bias"
+                "check the weights' dtype, bad_words_ids, logit_bias and the constraint"
             )
     ids: list[int] = likeliest.indices.tolist()
-    drawn = [row for row, sample in enumerate(samples) if sample.params.samples]
+    drawn = [row for row, sample in enumerate(samples) if sample.params.samples and row not in errors]
     if drawn:
         subset = scores if len(drawn) == len(samples) else scores[drawn]
         picked = sampling.draw(subset, [samples[row].uniform() for row in drawn]).tolist()

@@ -8,7 +8,9 @@ sort of the vocabulary is needed and the outcome depends neither on a sort's ord
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 NUM_CANDIDATES = 1024  # likeliest ids that nearly always hold a nucleus; else 16 times more, then all
@@ -23,6 +25,14 @@ def penalise_repetition_(logits: Tensor, rows: Tensor, ids: Tensor, penalties: T
     """Divide positive logits at (rows, ids) by penalties [N], multiply negative ones."""
     x = logits[rows, ids]
     logits[rows, ids] = torch.where(x < 0, x * penalties, x / penalties)
+
+
+def forbid_outside_(logits: Tensor, mask: NDArray[np.uint32]) -> None:
+    """Set the logits [V] of ids that a constraint's mask leaves out to -inf."""
+    words = np.ascontiguousarray(mask, dtype="<u4")
+    allowed = np.unpackbits(words.view(np.uint8), bitorder="little")[: len(logits)].view(np.bool_)
+    logits[len(allowed) :] = -math.inf
+    logits[: len(allowed)].masked_fill_(~torch.from_numpy(allowed).to(logits.device), -math.inf)
 
 
 def forbid_(logits: Tensor, rows: Tensor, ids: Tensor) -> None:

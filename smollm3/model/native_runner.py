@@ -137,39 +137,69 @@ class NativeRunner:
             self.network.copy_block(*copy)
         return child
 
-    def close(self, slot: int) -> None:
+    def reuse(self, slot: int, token_ids: Sequence[int], salt: str = "") -> int:
+        return 0
+
+    def close(self, slot: int, token_ids: Sequence[int] = (), salt: str = "") -> None:
         self._blocks.close(slot)
 
+    @property
+    def cache_tokens_used(self) -> int:
+        return (self.network.num_blocks - self._blocks.num_free) * self.BLOCK_SIZE
+
+    @property
+    def cache_tokens_total(self) -> int:
+        return self.network.num_blocks * self.BLOCK_SIZE
+
+    def fits(self, rows: Sequence[Row]) -> bool:
+        needed = sum(
+            max(0, -(-_end(row) // self.BLOCK_SIZE) - len(self._blocks.table(row.slot))) for row in rows
+        )
+        return needed <= self._blocks.num_free
+
     def forward(self, rows: Sequence[Row]) -> Tensor:
-        """Return fp32 logits [len(rows), V]; long prompts go through in chunks, which changes no bit."""
+        """Return fp32 logits [sum of num_logits, V]; long prompts go in chunks, which changes no bit."""
         for row in rows:
             self._blocks.extend(row.slot, row.start, len(row.token_ids))
-        logits = np.empty((len(rows), self.vocab_size), np.float32)
+        logits = np.empty((sum(row.num_logits for row in rows), self.vocab_size), np.float32)
+        done = 0  # pieces come in the order of the rows, and so do their logits
         for step in _chunks(rows):
-            ends = [idx for idx, piece in step if _end(piece) == _end(rows[idx])]
-            out = self.network.forward(
-                [
-                    StepRow(piece.token_ids, piece.start, self._blocks.table(piece.slot), idx in ends)
-                    for idx, piece in step
-                ]
-            )
-            logits[ends] = out
+            out = self.network.forward([self._step_row(piece) for piece in step])
+            logits[done : done + len(out)] = out
+            done += len(out)
         return torch.from_numpy(logits)
+
+    def hidden(self, token_ids: Sequence[int]) -> Tensor:
+        """Return fp32 hidden states [T, N] after the final norm."""
+        slot = self.open(len(token_ids))
+        try:
+            whole = Row(slot, token_ids, 0, num_logits=0)
+            self._blocks.extend(slot, 0, len(token_ids))
+            parts = [
+                self.network.hidden([self._step_row(piece) for piece in step]) for step in _chunks([whole])
+            ]
+        finally:
+            self.close(slot)
+        return torch.from_numpy(np.concatenate(parts))
+
+    def _step_row(self, row: Row) -> StepRow:
+        return StepRow(row.token_ids, row.start, self._blocks.table(row.slot), row.num_logits)
 
 
 def _end(row: Row) -> int:
     return row.start + len(row.token_ids)
 
 
-def _chunks(rows: Sequence[Row]) -> Iterator[list[tuple[int, Row]]]:
+def _chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
     """Cut the rows into steps of at most PREFILL_CHUNK ids; a row's pieces stay in order."""
-    step: list[tuple[int, Row]] = []
+    step: list[Row] = []
     room = PREFILL_CHUNK
-    for idx, row in enumerate(rows):
-        done = 0
-        while done < len(row.token_ids):
-            take = min(room, len(row.token_ids) - done)
-            step.append((idx, Row(row.slot, row.token_ids[done : done + take], row.start + done)))
+    for row in rows:
+        done, num = 0, len(row.token_ids)
+        while done < num:
+            take = min(room, num - done)
+            wanted = max(0, done + take - max(done, num - row.num_logits))
+            step.append(Row(row.slot, row.token_ids[done : done + take], row.start + done, wanted))
             done, room = done + take, room - take
             if not room:
                 yield step

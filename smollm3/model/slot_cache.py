@@ -58,6 +58,15 @@ class SlotCache:
         closed = self.slots.pop(slot)
         self._used[closed.row] = max(closed.length, self._used.get(closed.row, 0))
 
+    def cut(self, slot: int, length: int) -> None:
+        """Drop what the slot holds beyond its first `length` ids."""
+        held = self.slots[slot]
+        if length > held.length:
+            raise ValueError(f"slot {slot} holds {held.length} ids, its next cannot be {length}")
+        if length < held.length:
+            self._used[held.row] = max(held.length, self._used.get(held.row, 0))
+            held.length = length
+
     def view(
         self, slots: Sequence[int], num_new: int, lengths: Sequence[int], *, fixed: bool = False
     ) -> "SlotView":

@@ -6,6 +6,7 @@ Shapes: R rows, T new ids (padded on the right), V vocabulary, N hidden size.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,20 +54,47 @@ class TorchRunner:
         """Return a new slot with a copy of the past of `slot`."""
         return self.cache.fork(slot)
 
-    def close(self, slot: int) -> None:
+    def reuse(self, slot: int, token_ids: Sequence[int], salt: str = "") -> int:
+        """Keep nothing of closed slots."""
+        return 0
+
+    def close(self, slot: int, token_ids: Sequence[int] = (), salt: str = "") -> None:
         """Give the slot back."""
         self.cache.close(slot)
 
+    @property
+    def cache_tokens_used(self) -> int:
+        """Tokens that open slots hold."""
+        return sum(slot.length for slot in self.cache.slots.values())
+
+    @property
+    def cache_tokens_total(self) -> int | None:
+        """None: the cache grows as it must."""
+        return None
+
+    def fits(self, rows: Sequence[Row]) -> bool:
+        """Whether there is room: always, for the cache grows."""
+        return True
+
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> Tensor:
-        """Take in each row's ids; return fp32 logits [len(rows), V] after each row's last id."""
+        """Take in each row's ids; return fp32 logits [sum of num_logits, V] after the rows' last ids."""
         groups = list(self._groups(rows))
         if len(groups) == 1 and groups[0] == list(range(len(rows))):
             return self._run(rows)
-        logits = torch.empty(len(rows), self.vocab_size, device=_device(self.model))
+        ends = list(accumulate(row.num_logits for row in rows))
+        logits = torch.empty(ends[-1], self.vocab_size, device=_device(self.model))
         for group in groups:
-            logits[group] = self._run([rows[idx] for idx in group])
+            places = [place for idx in group for place in range(ends[idx] - rows[idx].num_logits, ends[idx])]
+            out = self._run([rows[idx] for idx in group])
+            if places:
+                logits[places] = out
         return logits
+
+    @torch.inference_mode()
+    def hidden(self, token_ids: Sequence[int]) -> Tensor:
+        """Return fp32 hidden states [T, N] after the final norm."""
+        return _hidden(self.model, token_ids)
 
     def _groups(self, rows: Sequence[Row]) -> Iterator[list[int]]:
         """Yield indices of rows that run in one pass, in the order of their cache rows."""
@@ -96,7 +124,10 @@ class TorchRunner:
         """Run rows of one pass: all with one id, or all at one start."""
         device = _device(self.model)
         lengths = [len(row.token_ids) for row in rows]
-        view = self.cache.view([row.slot for row in rows], max(lengths), lengths, fixed=self.fixed_shapes)
+        slots = [row.slot for row in rows]
+        for row in rows:
+            self.cache.cut(row.slot, row.start)
+        view = self.cache.view(slots, max(lengths), lengths, fixed=self.fixed_shapes)
         hidden = self.model.model(
             input_ids=_padded([row.token_ids for row in rows], device),
             attention_mask=view.allowed(device) if view.needs_mask else None,
@@ -105,7 +136,7 @@ class TorchRunner:
             use_cache=True,
             return_dict=True,
         ).last_hidden_state
-        return _last_logits(self.model, hidden, lengths)
+        return _last_logits(self.model, hidden, lengths, [row.num_logits for row in rows])
 
 
 class RecomputingRunner:
@@ -130,22 +161,46 @@ class RecomputingRunner:
         self._ids[copy] = list(self._ids[slot])
         return copy
 
-    def close(self, slot: int) -> None:
+    def reuse(self, slot: int, token_ids: Sequence[int], salt: str = "") -> int:
+        """Keep nothing of closed slots."""
+        return 0
+
+    def close(self, slot: int, token_ids: Sequence[int] = (), salt: str = "") -> None:
         """Forget the slot's ids."""
         del self._ids[slot]
 
+    @property
+    def cache_tokens_used(self) -> int:
+        """None are ever held."""
+        return 0
+
+    @property
+    def cache_tokens_total(self) -> int | None:
+        """None: there is no cache to fill."""
+        return None
+
+    def fits(self, rows: Sequence[Row]) -> bool:
+        """Whether there is room: always."""
+        return True
+
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> Tensor:
-        """Append each row's ids to its slot's; return fp32 logits [len(rows), V] after each last id."""
-        logits = torch.empty(len(rows), self.vocab_size, device=_device(self.model))
-        for idx, row in enumerate(rows):
+        """Append each row's ids to its slot's; return fp32 logits [sum of num_logits, V]."""
+        logits = [torch.empty(0, self.vocab_size, device=_device(self.model))]
+        for row in rows:
             ids = self._ids[row.slot]
-            ids.extend(row.token_ids)
-            hidden = self.model.model(
-                input_ids=_padded([ids], logits.device), use_cache=False, return_dict=True
-            ).last_hidden_state
-            logits[idx] = _last_logits(self.model, hidden, [len(ids)])[0]
-        return logits
+            ids[row.start :] = row.token_ids
+            if row.num_logits:
+                hidden = self.model.model(
+                    input_ids=_padded([ids], _device(self.model)), use_cache=False, return_dict=True
+                ).last_hidden_state
+                logits.append(_last_logits(self.model, hidden, [len(ids)], [row.num_logits]))
+        return torch.cat(logits)
+
+    @torch.inference_mode()
+    def hidden(self, token_ids: Sequence[int]) -> Tensor:
+        """Return fp32 hidden states [T, N] after the final norm."""
+        return _hidden(self.model, token_ids)
 
 
 def context_size(model: "SmolLM3ForCausalLM") -> int:
@@ -168,13 +223,29 @@ def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     return torch.tensor([[*ids, *[0] * (T - len(ids))] for ids in rows], device=device)
 
 
-def _last_logits(model: "SmolLM3ForCausalLM", hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Return fp32 logits [R, V] at the last real position of hidden [R, T, N], for those positions only."""
-    if hidden.shape[1] == 1 or len(lengths) == 1:
+def _hidden(model: "SmolLM3ForCausalLM", token_ids: Sequence[int]) -> Tensor:
+    hidden: Tensor = model.model(
+        input_ids=_padded([token_ids], _device(model)), use_cache=False, return_dict=True
+    ).last_hidden_state
+    return hidden[0].float()
+
+
+def _last_logits(
+    model: "SmolLM3ForCausalLM", hidden: Tensor, lengths: Sequence[int], num_logits: Sequence[int]
+) -> Tensor:
+    """Return fp32 logits [sum of num_logits, V] at the last real positions of hidden [R, T, N], no others."""
+    if not any(num_logits):
+        return hidden.new_empty(0, model.config.vocab_size, dtype=torch.float32)
+    if hidden.shape[1] == 1 and all(num_logits):
         last = hidden[:, -1]
     else:
-        at = torch.tensor(lengths, device=hidden.device) - 1
-        last = hidden[torch.arange(len(lengths), device=hidden.device), at]  # [R, N]
+        wanted = [
+            (row, at)
+            for row, (length, num) in enumerate(zip(lengths, num_logits, strict=True))
+            for at in range(length - num, length)
+        ]
+        rows, places = torch.tensor(wanted, dtype=torch.long, device=hidden.device).view(-1, 2).T
+        last = hidden[rows, places]  # [sum of num_logits, N]
     logits: Tensor = model.lm_head(last)
     return logits.float()
 

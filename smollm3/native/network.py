@@ -66,7 +66,7 @@ class StepRow:
     token_ids: Sequence[int]
     start: int
     table: Sequence[int]
-    wants_logits: bool = True  # False for all but the last piece of a prompt
+    num_logits: int = 1  # after how many of the last ids; 0 for all but the last piece of a prompt
 
 
 def _pointer(array: Array) -> int:
@@ -90,6 +90,7 @@ class Network:
         self._keep: list[object] = [architecture, weights]  # what the library points to
         self.vocab_size, self.hidden_size = weights.head.rows, weights.head.cols
         self.bytes_per_token = weights.bytes_per_token
+        self.num_blocks = num_blocks
         self.block_size = int(self._library.sm3_block_size())
         model = self._describe(architecture, weights)
         engine = self._library.sm3_create(ctypes.byref(model), threads, isa, kv_bits, num_blocks)
@@ -125,7 +126,16 @@ class Network:
         )
 
     def forward(self, rows: Sequence[StepRow]) -> NDArray[np.float32]:
-        """Run one step; return the logits, float32 [n, vocab], after the rows that want them."""
+        """Run one step; return the logits, float32 [sum of num_logits, vocab], rows in order."""
+        return self._run(rows, None)
+
+    def hidden(self, rows: Sequence[StepRow]) -> NDArray[np.float32]:
+        """Run one step; return the hidden states after the final norm, float32 [all ids, hidden]."""
+        hidden = np.empty((sum(len(row.token_ids) for row in rows), self.hidden_size), np.float32)
+        self._run(rows, hidden)
+        return hidden
+
+    def _run(self, rows: Sequence[StepRow], hidden: NDArray[np.float32] | None) -> NDArray[np.float32]:
         offsets = np.cumsum([0, *(len(row.token_ids) for row in rows)]).astype(np.int32)
         ids = np.fromiter((i for row in rows for i in row.token_ids), np.int32, int(offsets[-1]))
         starts = np.array([row.start for row in rows], np.int32)
@@ -133,7 +143,12 @@ class Network:
         for i, row in enumerate(rows):
             tables[i, : len(row.table)] = row.table
         last = np.array(
-            [end - 1 for row, end in zip(rows, offsets[1:], strict=True) if row.wants_logits], np.int32
+            [
+                at
+                for row, end in zip(rows, offsets[1:], strict=True)
+                for at in range(end - row.num_logits, end)
+            ],
+            np.int32,
         )
         logits = np.empty((len(last), self.vocab_size), np.float32)
         batch = CBatch(
@@ -146,7 +161,7 @@ class Network:
             logit_rows=_pointer(last),
             num_logits=len(last),
             logits=_pointer(logits),
-            hidden=None,
+            hidden=None if hidden is None else _pointer(hidden),
         )
         if self._library.sm3_forward(self._engine, ctypes.byref(batch)):
             raise ValueError(last_error(self._library))

@@ -30,17 +30,38 @@ class FakeRunner:
         self.slots[self.num_opened] = list(self.slots[slot])
         return self.num_opened
 
-    def close(self, slot: int) -> None:
+    def reuse(self, slot: int, token_ids: Sequence[int], salt: str = "") -> int:
+        return 0
+
+    def close(self, slot: int, token_ids: Sequence[int] = (), salt: str = "") -> None:
         del self.slots[slot]
+
+    @property
+    def cache_tokens_used(self) -> int:
+        return sum(len(ids) for ids in self.slots.values())
+
+    @property
+    def cache_tokens_total(self) -> int | None:
+        return None
+
+    def fits(self, rows: Sequence[Row]) -> bool:
+        return True
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
         assert len({row.slot for row in rows}) == len(rows)
         self.calls.append([len(row.token_ids) for row in rows])
+        logits = [torch.empty(0, self.vocab_size)]
         for row in rows:
-            assert row.start == len(self.slots[row.slot])
+            held = self.slots[row.slot]
+            assert row.start <= len(held)
             assert len(row.token_ids) > 0
-            self.slots[row.slot].extend(row.token_ids)
-        return torch.stack([self.logits_after(self.slots[row.slot]) for row in rows])
+            held[row.start :] = row.token_ids
+            for end in range(len(held) - row.num_logits + 1, len(held) + 1):
+                logits.append(self.logits_after(held[:end])[None])
+        return torch.cat(logits)
+
+    def hidden(self, token_ids: Sequence[int]) -> Tensor:
+        return torch.tensor([[float(token_id)] for token_id in token_ids])
 
     def logits_after(self, ids: Sequence[int]) -> Tensor:
         return self.table[
