@@ -70,7 +70,7 @@ class Engine:
 
     def add(self, request: Request) -> int:
         """Queue a request and return its index; raises when it can never run."""
-        self._check(request)
+        self.check(request)
         seed = request.params.seed
         if seed is None:
             seed = int(torch.randint(2**62, ()))
@@ -207,8 +207,8 @@ class Engine:
             self.runner.close(sample.slot)
             sample.slot = None
 
-    def _check(self, request: Request) -> None:
-        """Raise unless the request can run on this runner."""
+    def check(self, request: Request) -> None:
+        """Raise unless the request can run on this runner; may be called from any thread."""
         params, vocab_size, num_prompt = request.params, self.runner.vocab_size, len(request.prompt_ids)
         if num_prompt == 0:
             raise PromptError("the prompt is empty: give at least one token id")

@@ -5,16 +5,21 @@ character are U+FFFD at once. All pieces together are `tokenizer.decode` of all 
 """
 
 import codecs
+from collections.abc import Collection
 
 from smollm3.text.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """Stream ids to text: `push` each id, `finish` at the end."""
+    """Stream ids to text: `push` each id, `finish` at the end. `hidden_ids` have no text."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, skip_special_tokens: bool = False, *, hidden_ids: Collection[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._skipped = frozenset(hidden_ids) | (
+            tokenizer.special_ids if skip_special_tokens else frozenset()
+        )
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:

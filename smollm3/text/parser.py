@@ -84,6 +84,11 @@ class ResponseParser:
         self._python_chars_left = _MAX_PYTHON_CHARS
         self._out: list[Delta] = []
 
+    @property
+    def thinking(self) -> bool:
+        """Whether the text so far ends inside thoughts."""
+        return self._mode == "reasoning" or (self._mode == "call" and self._outer == "reasoning")
+
     def push(self, text: str) -> list[Delta]:
         """Take more text and give the deltas that are certain now."""
         if self._mode in ("reasoning", "content") and "<" not in text and self._position == len(self._buffer):

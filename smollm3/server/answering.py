@@ -1,0 +1,187 @@
+"""One request's answers while they are made: engine outputs in, events out to whoever reads them.
+
+Lives in the event loop's thread. Detokenizing, stop strings and parsing happen as outputs come, so that a
+stop string ends its choice at once even when the reader is slow.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Self
+
+from smollm3.engine.sample import TokenOutput
+from smollm3.errors import SmolLM3Error
+from smollm3.server.engine_thread import Job
+from smollm3.server.errors import GenerationError, SlowClientError
+from smollm3.server.work import Event, Token, Work
+from smollm3.text.answer import AnswerText
+from smollm3.text.parser import ResponseParser
+from smollm3.text.tokenizer import Tokenizer
+
+MAX_WAITING_EVENTS = 8192  # events that nobody has read: about a minute of eight fast answers
+
+
+class _Choice:
+    """One answer's text and counts."""
+
+    def __init__(self, work: Work, tokenizer: Tokenizer) -> None:
+        parse = work.parse
+        parser = None
+        if parse is not None:
+            parser = ResponseParser(
+                thinking_open=parse.thinking_open, tool_calls=parse.tool_calls, code=parse.code
+            )
+        self.text = AnswerText(
+            tokenizer, stop_strings=work.stop, parser=parser, eos_token_ids=work.params.eos_token_ids
+        )
+        self.ended = False
+        self.num_generated = 0
+        self.num_reasoning = 0
+
+    def take(self, choice_idx: int, output: TokenOutput, tokens: tuple[Token, ...]) -> Event:
+        text = self.text
+        was_thinking = text.thinking
+        deltas = text.push(output.token_id)
+        self.num_generated += 1
+        self.num_reasoning += was_thinking or text.thinking
+        finish_reason, stop_string = output.finish_reason, text.stop_string
+        if stop_string is not None:
+            finish_reason = "stop"
+        if finish_reason is not None:
+            self.ended = True
+            deltas = deltas + text.finish()
+        return Event(
+            choice_idx,
+            tuple(deltas),
+            tokens,
+            finish_reason,
+            stop_string,
+            self.num_generated,
+            self.num_reasoning,
+        )
+
+
+class Answering:
+    """An iterator over a request's events; `aclose`, or cancelling who waits in it, frees the engine's slots.
+
+    `on_end` is called once, when the last choice has ended, failed or been given up; `abort(sample_idx)`
+    drops one sample in the engine, or all with None.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        job: Job,
+        tokenizer: Tokenizer,
+        *,
+        abort: Callable[[Job, int | None], None],
+        on_end: Callable[["Answering"], None],
+    ) -> None:
+        self.work = work
+        self.job = job
+        self._tokenizer = tokenizer
+        self._abort = abort
+        self._on_end = on_end
+        self._with_tokens = work.with_tokens or work.params.logprobs is not None
+        self._choices = [_Choice(work, tokenizer) for _ in range(work.num_choices)]
+        self._num_left = work.num_choices
+        self._events: deque[Event] = deque()
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the engine has nothing left to do for it."""
+        return self._num_left == 0
+
+    @property
+    def num_generated(self) -> int:
+        """Ids of all choices so far."""
+        return sum(choice.num_generated for choice in self._choices)
+
+    # The service's side
+
+    def take(self, output: TokenOutput) -> None:
+        """Take in what the engine did; ids that come after a stop string are dropped."""
+        choice = self._choices[output.sample_idx]
+        if choice.ended:
+            return
+        tokens = (self._token(output),) if self._with_tokens else ()
+        event = choice.take(output.sample_idx, output, tokens)
+        self._events.append(event)
+        if event.finish_reason is not None:
+            if output.finish_reason is None:
+                self._abort(self.job, output.sample_idx)
+            self._num_left -= 1
+            if self._num_left == 0:
+                self._on_end(self)
+        elif len(self._events) > MAX_WAITING_EVENTS:
+            self.fail(SlowClientError("the answer was not read as it came: read faster, or do not stream"))
+            return
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """End the request with an error; events that came before it are still read."""
+        if not self.ended:
+            self._error = error
+            self.close()
+
+    # The reader's side
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            if self.ended:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            except asyncio.CancelledError:
+                self.close()
+                raise
+            finally:
+                self._waiter = None
+        return self._events.popleft()
+
+    def close(self) -> None:
+        """Give the request up; nothing happens if it has ended."""
+        if not self.ended:
+            self._abort(self.job, None)
+            self._num_left = 0
+            for choice in self._choices:
+                choice.ended = True
+            self._on_end(self)
+        self._wake()
+
+    async def aclose(self) -> None:
+        self._events.clear()
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _token(self, output: TokenOutput) -> Token:
+        raw = self._tokenizer.token_bytes(output.token_id)
+        text = raw.decode("utf-8", "replace")
+        return Token(output.token_id, text, raw, output.logprob, output.top_logprobs)
+
+
+def as_error(error: Exception) -> Exception:
+    """Return what a reader gets for an exception of the engine; errors that a client can mend stay."""
+    if isinstance(error, SmolLM3Error):
+        return error
+    wrapped = GenerationError("this request failed while it ran; the server's log says why")
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,47 @@
+"""A real server in a thread: uvicorn on 127.0.0.1 with a port of its own, over any application."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import uvicorn
+from starlette.types import ASGIApp
+
+from smollm3.server.service import Service
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers at `url`; `service` is what stands behind it."""
+
+    url: str
+    port: int
+    service: Service
+
+    def client(self, **options: object) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def running(app: ASGIApp, service: Service) -> Iterator[Running]:
+    """Serve `app` until the block ends; nothing of it is left then."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_config=None))
+    thread = threading.Thread(target=server.run, args=([listener],), name="test-server")
+    thread.start()
+    port = listener.getsockname()[1]
+    try:
+        deadline = time.monotonic() + 30
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            assert time.monotonic() < deadline, "the server took too long to start"
+            time.sleep(0.005)
+        yield Running(f"http://127.0.0.1:{port}", port, service)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not end"

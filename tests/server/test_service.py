@@ -1,0 +1,287 @@
+"""The service: what comes out of an engine in its own thread, and what happens when somebody leaves."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from smollm3.completion import stream
+from smollm3.engine.params import SamplingParams
+from smollm3.errors import ContextOverflowError, ParameterError, PromptError
+from smollm3.model.smollm3 import SmolLM3ForCausalLM
+from smollm3.server.build import ServiceOptions, build_service
+from smollm3.server.errors import EngineDeadError, QueueFullError, ShuttingDownError
+from smollm3.server.service import Event, ParseOptions, Service, Work
+from smollm3.tokenization import SmolLM3Tokenizer
+
+PROMPT = [30, 40, 50, 60]
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(coroutine, 60))
+
+
+def work(num: int = 8, **changes: Any) -> Work:
+    fields = {name: changes.pop(name) for name in [*changes] if name in Work.__dataclass_fields__}
+    return Work(PROMPT, SamplingParams(num, **changes), **fields)
+
+
+async def read(service: Service, asked: Work) -> list[Event]:
+    return [event async for event in service.answer(asked, "r")]
+
+
+def text_of(events: list[Event], choice_idx: int = 0) -> str:
+    return "".join(delta.text for event in events if event.choice_idx == choice_idx for delta in event.deltas)
+
+
+def expected_text(model: SmolLM3ForCausalLM, tokenizer: SmolLM3Tokenizer, num: int, **arguments: Any) -> str:
+    return "".join(chunk.text for chunk in stream(model, tokenizer, PROMPT, max_new_tokens=num, **arguments))
+
+
+def test_an_answer_is_the_one_of_the_command_line(
+    tiny: SmolLM3ForCausalLM, tiny_tokenizer: SmolLM3Tokenizer, tiny_service: Service
+) -> None:
+    async def main() -> None:
+        async with tiny_service as service:
+            events = await read(service, work(30))
+            assert text_of(events) == expected_text(tiny, tiny_tokenizer, 30)
+            assert [event.num_generated for event in events] == list(range(1, len(events) + 1))
+            assert [event.finish_reason for event in events[:-1]] == [None] * (len(events) - 1)
+            assert events[-1].finish_reason in ("stop", "length")
+            assert service.num_active == 0
+
+    run(main())
+
+
+def test_many_at_once_answer_as_each_alone(
+    tiny: SmolLM3ForCausalLM, tiny_tokenizer: SmolLM3Tokenizer, tiny_service: Service
+) -> None:
+    settings = {"do_sample": True, "temperature": 1.2}
+
+    async def main() -> list[list[Event]]:
+        async with tiny_service as service:
+            return await asyncio.gather(
+                *(read(service, work(20, seed=seed, **settings)) for seed in range(12))
+            )
+
+    for seed, events in enumerate(run(main())):
+        assert text_of(events) == expected_text(tiny, tiny_tokenizer, 20, seed=seed, **settings)
+
+
+def test_choices_are_the_samples_of_one_request(tiny_service: Service) -> None:
+    async def main() -> list[Event]:
+        async with tiny_service as service:
+            return await read(service, work(6, num_choices=3, do_sample=True, seed=1))
+
+    events = run(main())
+    assert {event.choice_idx for event in events} == {0, 1, 2}
+    assert sum(event.finish_reason is not None for event in events) == 3
+    assert len({text_of(events, idx) for idx in range(3)}) > 1
+
+
+def test_a_stop_string_ends_the_answer_and_its_count(
+    tiny: SmolLM3ForCausalLM, tiny_tokenizer: SmolLM3Tokenizer, tiny_service: Service
+) -> None:
+    whole = expected_text(tiny, tiny_tokenizer, 40)
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 3]
+    num = next(
+        idx + 1
+        for idx, chunk in enumerate(
+            stream(tiny, tiny_tokenizer, PROMPT, max_new_tokens=40, stop_strings=[stop])
+        )
+        if chunk.finish_reason
+    )
+
+    async def main() -> None:
+        async with tiny_service as service:
+            events = await read(service, work(40, stop=(stop,)))
+            assert text_of(events) == whole[: whole.index(stop)]
+            assert events[-1].finish_reason == "stop"
+            assert events[-1].stop_string == stop
+            assert events[-1].num_generated == num < 40
+            await until(lambda: not service.engine.has_work)
+
+    run(main())
+
+
+async def until(condition: Any, seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def test_tokens_come_with_their_bytes_and_scores(
+    tiny_tokenizer: SmolLM3Tokenizer, tiny_service: Service
+) -> None:
+    async def main() -> None:
+        async with tiny_service as service:
+            for events in (
+                await read(service, work(5, logprobs=2)),
+                await read(service, work(5, with_tokens=True)),
+            ):
+                tokens = [token for event in events for token in event.tokens]
+                assert len(tokens) == 5
+                assert b"".join(token.bytes for token in tokens) == b"".join(
+                    tiny_tokenizer.token_bytes(token.token_id) for token in tokens
+                )
+            assert (await read(service, work(5)))[0].tokens == ()
+            scored = (await read(service, work(1, logprobs=2)))[0].tokens[0]
+            assert scored.logprob is not None
+            assert scored.logprob <= 0
+            assert scored.top is not None
+            assert scored.top[0] == (scored.token_id, scored.logprob)
+
+    run(main())
+
+
+def test_thoughts_are_parsed_and_counted(loaded_135m: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded_135m
+
+    async def main() -> None:
+        async with build_service(model, tokenizer, "m") as service:
+            ids = tokenizer.encode("The capital of France is")
+            asked = Work(ids, SamplingParams(6), parse=ParseOptions(thinking_open=True))
+            events = await read(service, asked)
+            assert {delta.kind for event in events for delta in event.deltas} == {"reasoning"}
+            assert events[-1].num_reasoning == events[-1].num_generated == 6
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["close", "cancel", "before the first step"])
+def test_whoever_leaves_frees_the_engine(tiny_service: Service, how: str) -> None:
+    async def main() -> None:
+        async with tiny_service as service:
+            answering = service.answer(work(400), "r")
+            if how == "close":
+                await anext(answering)
+                await answering.aclose()
+            elif how == "cancel":
+
+                async def consume() -> None:
+                    async for _ in answering:
+                        pass
+
+                task = asyncio.create_task(consume())
+                await asyncio.sleep(0.02)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            else:
+                answering.close()
+            assert service.num_active == 0
+            await until(lambda: not service.engine.has_work)
+            assert text_of(await read(service, work(3)))
+
+    run(main())
+
+
+def test_what_can_never_run_is_said_before_anything_is_queued(tiny_service: Service) -> None:
+    async def main() -> None:
+        async with tiny_service as service:
+            for asked, error, words in (
+                (Work(PROMPT, SamplingParams(600)), ContextOverflowError, "604 is over the context of 512"),
+                (Work([], SamplingParams(5)), PromptError, "empty"),
+                (Work([999_999], SamplingParams(5)), PromptError, "vocabulary"),
+                (work(5, logit_bias={5000: 1.0}), ParameterError, "logit_bias"),
+                (work(5, num_choices=10**9), ParameterError, "num_samples"),
+            ):
+                with pytest.raises(error, match=words):
+                    service.answer(asked, "r")
+            assert service.num_active == 0
+
+    run(main())
+
+
+def test_the_context_can_be_made_shorter(tiny: SmolLM3ForCausalLM, tiny_tokenizer: SmolLM3Tokenizer) -> None:
+    service = build_service(tiny, tiny_tokenizer, "tiny", ServiceOptions(max_model_len=10))
+    service.check(work(6))
+    with pytest.raises(ContextOverflowError, match="11 is over the context of 10"):
+        service.check(work(7))
+    with pytest.raises(ParameterError, match="max_model_len=9999"):
+        build_service(tiny, tiny_tokenizer, "tiny", ServiceOptions(max_model_len=9999))
+
+
+def test_one_too_many_is_refused(tiny: SmolLM3ForCausalLM, tiny_tokenizer: SmolLM3Tokenizer) -> None:
+    async def main() -> None:
+        async with build_service(tiny, tiny_tokenizer, "t", ServiceOptions(max_requests=2)) as service:
+            held = [service.answer(work(300), "r") for _ in range(2)]
+            with pytest.raises(QueueFullError) as caught:
+                service.answer(work(1), "r")
+            assert caught.value.retry_after == 1
+            held[0].close()
+            assert await read(service, work(1))
+
+    run(main())
+
+
+def test_draining_finishes_what_is_there_and_takes_nothing_new(tiny_service: Service) -> None:
+    async def main() -> None:
+        async with tiny_service as service:
+            answering = service.answer(work(50), "r")
+            service.drain()
+            with pytest.raises(ShuttingDownError):
+                service.answer(work(1), "r")
+            events = [event async for event in answering]
+            assert events[-1].finish_reason is not None
+            await asyncio.wait_for(service.drained(), 5)
+
+    run(main())
+
+
+def test_closing_ends_what_runs(tiny_service: Service) -> None:
+    async def main() -> None:
+        async with tiny_service as service:
+            answering = service.answer(work(400), "r")
+            await anext(answering)
+        with pytest.raises(ShuttingDownError):
+            async for _ in answering:
+                pass
+
+    run(main())
+
+
+def test_a_dead_engine_fails_everybody_and_is_known(
+    tiny_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with tiny_service as service:
+            first = service.answer(work(400), "r")
+            await anext(first)
+            second = service.answer(work(400), "r")
+
+            def fail(rows: Any) -> Any:
+                raise RuntimeError("the machine is on fire")
+
+            monkeypatch.setattr(service.engine.runner, "forward", fail)
+            for answering in (first, second):
+                with pytest.raises(EngineDeadError):
+                    async for _ in answering:
+                        pass
+            assert service.state == "dead"
+            with pytest.raises(EngineDeadError):
+                service.answer(work(1), "r")
+
+    run(main())
+
+
+def test_a_request_that_fails_on_its_way_fails_alone(
+    tiny_service: Service, tiny_tokenizer: SmolLM3Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with tiny_service as service:
+            good, bad = service.answer(work(30), "good"), service.answer(work(30), "bad")
+
+            def fail(*_: Any) -> Any:
+                raise RuntimeError("a fault in the parser")
+
+            monkeypatch.setattr(bad._choices[0].text, "push", fail)
+            with pytest.raises(Exception, match="failed while it ran"):
+                async for _ in bad:
+                    pass
+            assert [event async for event in good][-1].finish_reason is not None
+            assert service.state == "ready"
+            await until(lambda: not service.engine.has_work)
+
+    run(main())
