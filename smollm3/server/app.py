@@ -18,9 +18,13 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from smollm3.errors import SmolLM3Error
+from smollm3.server.chat import chat_completions
+from smollm3.server.completions import completions
 from smollm3.server.context import Context
 from smollm3.server.models import health, list_models, retrieve_model
 from smollm3.server.replies import as_request_error, error_reply
+from smollm3.server.responses import delete_response, responses, retrieve_response
+from smollm3.server.responses_store import ResponseStore
 from smollm3.server.service import Service
 
 log = logging.getLogger(__name__)
@@ -30,6 +34,11 @@ def routes() -> list[BaseRoute]:
     """Return the route table."""
     return [
         Route("/health", health, methods=["GET"]),
+        Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/responses", responses, methods=["POST"]),
+        Route("/v1/responses/{response_id}", retrieve_response, methods=["GET"]),
+        Route("/v1/responses/{response_id}", delete_response, methods=["DELETE"]),
         Route("/v1/models", list_models, methods=["GET"]),
         Route("/v1/models/{model:path}", retrieve_model, methods=["GET"]),
     ]
@@ -58,10 +67,13 @@ class _Outer:
         self._app = app
         self._service = service
         self._created = int(time.time())
+        self._responses = ResponseStore()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope["smollm3.context"] = Context(self._service, f"req-{uuid4().hex}", created=self._created)
+            scope["smollm3.context"] = Context(
+                self._service, f"req-{uuid4().hex}", created=self._created, responses=self._responses
+            )
         await self._app(scope, receive, send)
 
 
