@@ -1,12 +1,11 @@
 """The one path from prompt ids to streamed text: generate, detokenize, match stop strings, keep time.
 
 In: a model, its tokenizer, prompts of ids and the arguments of `generate`. Out: an iterator of chunks, one
-    per
-token, that whoever pulls it may leave at any time: closing it cancels. Knows no messages and no template.
+per token, that whoever pulls it may leave at any time: closing it cancels. Knows no messages and no template.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,8 +13,8 @@ from smollm3.engine.sample import TokenOutput
 from smollm3.errors import PromptError
 from smollm3.model.generation_config import GenerationConfig
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
-from smollm3.text.detokenizer import Detokenizer
-from smollm3.text.stops import StopMatcher
+from smollm3.text.answer import AnswerText
+from smollm3.text.parser import Delta, ResponseParser
 from smollm3.text.tokenizer import Tokenizer
 
 
@@ -23,7 +22,8 @@ from smollm3.text.tokenizer import Tokenizer
 class CompletionChunk:
     """One token of one answer.
 
-    text: what is certain and safe to show by now; may be empty, and leaves stop strings out.
+    text: what is certain and safe to show by now; may be empty, and leaves stop strings out. With a parser
+        it is the content alone, and `deltas` has all parts.
     prompt_idx, sample_idx: which prompt, and which of its `num_return_sequences` answers.
     finish_reason: on an answer's last chunk: "stop" (an eos id or a stop string) or "length".
     stop_string: the stop string that ended it, on that chunk.
@@ -43,6 +43,7 @@ class CompletionChunk:
     top_logprobs: tuple[tuple[int, float], ...] | None = None
     finish_reason: Literal["stop", "length"] | None = None
     stop_string: str | None = None
+    deltas: tuple[Delta, ...] = ()
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -55,8 +56,7 @@ class CompletionChunk:
 class _Answer:
     """What one answer needs between its tokens."""
 
-    detokenizer: Detokenizer
-    matcher: StopMatcher
+    text: AnswerText
     num_generated: int = 0
     first_token_seconds: float = field(default=0.0)
 
@@ -64,11 +64,11 @@ class _Answer:
         self.num_generated += 1
         if self.num_generated == 1:
             self.first_token_seconds = seconds
-        text = self.matcher.push(self.detokenizer.push(output.token_id))
+        deltas = self.text.push(output.token_id)
         if output.finish_reason is not None:
-            text += self.matcher.push(self.detokenizer.finish()) + self.matcher.finish()
+            deltas = deltas + self.text.finish()
         return CompletionChunk(
-            text=text,
+            text="".join(delta.text for delta in deltas if delta.kind == "content"),
             token_id=output.token_id,
             num_prompt=num_prompt,
             num_generated=self.num_generated,
@@ -79,7 +79,8 @@ class _Answer:
             logprob=output.logprob,
             top_logprobs=output.top_logprobs,
             finish_reason=output.finish_reason,
-            stop_string=self.matcher.matched if output.finish_reason is not None else None,
+            stop_string=self.text.stop_string if output.finish_reason is not None else None,
+            deltas=tuple(deltas),
         )
 
 
@@ -90,6 +91,7 @@ def stream(
     generation_config: GenerationConfig | None = None,
     *,
     skip_special_tokens: bool = True,
+    parser: ResponseParser | None = None,
     **arguments: Any,
 ) -> Iterator[CompletionChunk]:
     """Return an iterator over the answers' chunks, in the order in which their tokens come.
@@ -99,6 +101,7 @@ def stream(
         generation_config, arguments: as for `model.generate`: max_new_tokens, temperature, stop_strings,
             seed, ...
         skip_special_tokens: leave special tokens, such as the one that ends a turn, out of the text.
+        parser: splits the text of a single answer; whoever leaves early asks it for what it held back.
 
     Raises, before anything runs:
         PromptError: a prompt without ids.
@@ -109,7 +112,26 @@ def stream(
     config = (generation_config or GenerationConfig()).merged(**arguments)
     outputs = model.stream(prompts, config, tokenizer=tokenizer)
     stops = config.stop_list or model.generation_config.stop_list
-    return _chunks(outputs, prompts, tokenizer, stops, skip_special_tokens)
+    eos_ids = _eos_ids(model, config) if skip_special_tokens else frozenset()
+
+    def new_answer() -> _Answer:
+        return _Answer(
+            AnswerText(
+                tokenizer,
+                stop_strings=stops,
+                parser=parser,
+                eos_token_ids=eos_ids,
+                skip_special_tokens=skip_special_tokens,
+            )
+        )
+
+    return _chunks(outputs, prompts, new_answer)
+
+
+def _eos_ids(model: SmolLM3ForCausalLM, config: GenerationConfig) -> frozenset[int]:
+    of_model = GenerationConfig(eos_token_id=model.config.eos_token_id)
+    known = (config, model.generation_config, of_model)
+    return next((source.eos_ids for source in known if source.eos_token_id is not None), frozenset())
 
 
 def _as_prompts(prompt_ids: Any) -> list[list[int]]:
@@ -127,9 +149,7 @@ def _as_prompts(prompt_ids: Any) -> list[list[int]]:
 def _chunks(
     outputs: Iterator[TokenOutput],
     prompts: list[list[int]],
-    tokenizer: Tokenizer,
-    stops: Sequence[str],
-    skip_special_tokens: bool,
+    new_answer: Callable[[], _Answer],
 ) -> Iterator[CompletionChunk]:
     answers: dict[tuple[int, int], _Answer] = {}
     began = time.perf_counter()
@@ -137,7 +157,7 @@ def _chunks(
         for output in outputs:
             key = (output.request_idx, output.sample_idx)
             if key not in answers:
-                answers[key] = _Answer(Detokenizer(tokenizer, skip_special_tokens), StopMatcher(stops))
+                answers[key] = new_answer()
             seconds = time.perf_counter() - began
             yield answers[key].take(output, seconds, len(prompts[output.request_idx]))
     finally:

@@ -1,6 +1,6 @@
 """One answer: messages or a raw prompt in, the parser's deltas out, and what it took.
 
-The path is prompt_ids -> completion.stream -> ResponseParser. Knows no terminal.
+The path is prompt_ids -> completion.stream with a ResponseParser. Knows no terminal.
 """
 
 import time
@@ -19,7 +19,6 @@ from smollm3.text.prompt import Prompt, build_prompt
 from smollm3.text.tool_calls import ToolCall
 
 NO_THINKING_MODE = "this model's chat template has no thinking mode: leave --think out (in a chat: /no_think)"
-_TAGS = frozenset({"<think>", "</think>", "<tool_call>", "</tool_call>"})
 
 
 @dataclass
@@ -107,9 +106,6 @@ class AnswerStream:
         self._began = clock()
         # Nobody offered Python here: <code> in an answer is about HTML.
         self._parser = ResponseParser(thinking_open=prompt.thinking_open, code=False) if parse else None
-        self._decode = loaded.tokenizer.decode
-        # Where the tags of thoughts and tool calls are special tokens, they must not be skipped.
-        self._skips = not parse or _TAGS.isdisjoint(loaded.tokenizer.all_special_tokens)
         values = {name: value for name, value in settings.sampling().items() if value is not None}
         values["max_new_tokens"] = _budget(loaded, len(prompt.ids), settings.max_new_tokens)
         if settings.stop:
@@ -117,14 +113,14 @@ class AnswerStream:
         if seed is not None:
             values["seed"] = seed
         self._chunks: Iterator[CompletionChunk] = stream(
-            loaded.model, loaded.tokenizer, prompt.ids, skip_special_tokens=self._skips, **values
+            loaded.model, loaded.tokenizer, prompt.ids, parser=self._parser, **values
         )
 
     def __iter__(self) -> Iterator[Delta]:
         try:
             for chunk in self._chunks:
                 self._count(chunk)
-                yield from self._keep(self._parsed(self._text_of(chunk)))
+                yield from self._keep(chunk.deltas)
         finally:
             self.answer.total_s = self._clock() - self._began
             close = getattr(self._chunks, "close", None)
@@ -145,18 +141,7 @@ class AnswerStream:
         self.answer.num_generated = chunk.num_generated
         self.answer.finish_reason = chunk.finish_reason or self.answer.finish_reason
 
-    def _text_of(self, chunk: CompletionChunk) -> str:
-        ends_turn = chunk.finish_reason == "stop" and chunk.stop_string is None
-        if self._skips or not ends_turn:
-            return chunk.text
-        return chunk.text.removesuffix(self._decode([chunk.token_id]))
-
-    def _parsed(self, text: str) -> list[Delta]:
-        if self._parser:
-            return self._parser.push(text)
-        return [Delta("content", text)] if text else []
-
-    def _keep(self, deltas: list[Delta]) -> list[Delta]:
+    def _keep(self, deltas: Sequence[Delta]) -> list[Delta]:
         for delta in deltas:
             if delta.kind == "reasoning":
                 self.answer.reasoning += delta.text
@@ -164,7 +149,7 @@ class AnswerStream:
                 self.answer.content += delta.text
             elif delta.tool_call:
                 self.answer.tool_calls.append(delta.tool_call)
-        return deltas
+        return list(deltas)
 
 
 def _budget(loaded: Loaded, num_prompt: int, asked: int | None) -> int:

@@ -6,7 +6,7 @@ stop string ends its choice at once even when the reader is slow.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 from smollm3.engine.sample import TokenOutput
@@ -15,10 +15,13 @@ from smollm3.server.engine_thread import Job
 from smollm3.server.errors import GenerationError, SlowClientError
 from smollm3.server.work import Event, Token, Work
 from smollm3.text.answer import AnswerText
-from smollm3.text.parser import ResponseParser
+from smollm3.text.parser import Delta, ResponseParser
 from smollm3.text.tokenizer import Tokenizer
 
 MAX_WAITING_EVENTS = 8192  # events that nobody has read: about a minute of eight fast answers
+
+
+_MakeToken = Callable[[TokenOutput], Token]
 
 
 class _Choice:
@@ -38,26 +41,35 @@ class _Choice:
         self.num_generated = 0
         self.num_reasoning = 0
 
-    def take(self, choice_idx: int, output: TokenOutput, tokens: tuple[Token, ...]) -> Event:
+    def take(
+        self, outputs: Sequence[TokenOutput], make_token: Callable[[TokenOutput], Token] | None
+    ) -> Event:
+        """Take in a step's ids; those after a stop string are dropped."""
         text = self.text
-        was_thinking = text.thinking
-        deltas = text.push(output.token_id)
-        self.num_generated += 1
-        self.num_reasoning += was_thinking or text.thinking
-        finish_reason, stop_string = output.finish_reason, text.stop_string
-        if stop_string is not None:
-            finish_reason = "stop"
+        deltas: list[Delta] = []
+        tokens: list[Token] = []
+        for output in outputs:
+            was_thinking = text.thinking
+            deltas += text.push(output.token_id)
+            self.num_generated += 1
+            self.num_reasoning += was_thinking or text.thinking
+            if make_token is not None:
+                tokens.append(make_token(output))
+            if text.stop_string is not None:
+                break
+        finish_reason = output.finish_reason if text.stop_string is None else "stop"
         if finish_reason is not None:
             self.ended = True
-            deltas = deltas + text.finish()
+            deltas += text.finish()
         return Event(
-            choice_idx,
+            output.sample_idx,
             tuple(deltas),
-            tokens,
+            tuple(tokens),
             finish_reason,
-            stop_string,
+            text.stop_string,
             self.num_generated,
             self.num_reasoning,
+            output.num_reused,
         )
 
 
@@ -82,7 +94,7 @@ class Answering:
         self._tokenizer = tokenizer
         self._abort = abort
         self._on_end = on_end
-        self._with_tokens = work.with_tokens or work.params.logprobs is not None
+        self._make_token = self._token if work.with_tokens or work.params.logprobs is not None else None
         self._choices = [_Choice(work, tokenizer) for _ in range(work.num_choices)]
         self._num_left = work.num_choices
         self._events: deque[Event] = deque()
@@ -101,17 +113,20 @@ class Answering:
 
     # The service's side
 
-    def take(self, output: TokenOutput) -> None:
-        """Take in what the engine did; ids that come after a stop string are dropped."""
-        choice = self._choices[output.sample_idx]
+    def take(self, outputs: Sequence[TokenOutput]) -> None:
+        """Take in what a step did to one sample."""
+        last = outputs[-1]
+        choice = self._choices[last.sample_idx]
         if choice.ended:
             return
-        tokens = (self._token(output),) if self._with_tokens else ()
-        event = choice.take(output.sample_idx, output, tokens)
+        if last.error is not None:
+            self.fail(GenerationError(str(last.error)))
+            return
+        event = choice.take(outputs, self._make_token)
         self._events.append(event)
         if event.finish_reason is not None:
-            if output.finish_reason is None:
-                self._abort(self.job, output.sample_idx)
+            if last.finish_reason is None:
+                self._abort(self.job, last.sample_idx)
             self._num_left -= 1
             if self._num_left == 0:
                 self._on_end(self)

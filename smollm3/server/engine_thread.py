@@ -25,8 +25,8 @@ class Job:
     running: set[int] = field(default_factory=set)  # sample_idx
 
 
-# What a step, or a failed start, did to a job: an id, or the error that ended it.
-Update = tuple[Job, TokenOutput | Exception]
+# What a step did to one sample of a job (several ids, where some were guessed right), or why it never began.
+Update = tuple[Job, Sequence[TokenOutput] | Exception]
 
 
 class EngineThread:
@@ -130,11 +130,14 @@ class EngineThread:
             del self._jobs[job.request_idx]
 
     def _step(self) -> None:
-        updates: list[Update] = []
+        outputs: dict[tuple[int, int], list[TokenOutput]] = {}
         for output in self._engine.step():
-            job = self._jobs[output.request_idx]
-            updates.append((job, output))
-            if output.finish_reason is not None:
-                self._end(job, output.sample_idx)
+            outputs.setdefault((output.request_idx, output.sample_idx), []).append(output)
+        updates: list[Update] = []
+        for (request_idx, sample_idx), of_sample in outputs.items():
+            job = self._jobs[request_idx]
+            updates.append((job, of_sample))
+            if of_sample[-1].finish_reason is not None or of_sample[-1].error is not None:
+                self._end(job, sample_idx)
         if updates:
             self._deliver(updates)

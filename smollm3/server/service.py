@@ -6,11 +6,15 @@ HTTP and none of OpenAI's words; an offline batch stands on it as the server doe
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Literal, Self
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, Literal, Self, TypeVar
 
 from smollm3.engine.engine import Engine, Request
-from smollm3.errors import ContextOverflowError
+from smollm3.engine.params import SamplingParams
+from smollm3.engine.stats import EngineStats
+from smollm3.errors import ContextOverflowError, PromptError
 from smollm3.model.generation_config import GenerationConfig
 from smollm3.server.answering import Answering, as_error
 from smollm3.server.engine_thread import EngineThread, Job, Update
@@ -23,6 +27,10 @@ __all__ = ["Answering", "Event", "FinishReason", "ParseOptions", "Service", "Tok
 log = logging.getLogger(__name__)
 
 State = Literal["new", "ready", "draining", "dead", "closed"]
+Pooling = Literal["mean", "last"]
+Result = TypeVar("Result")
+_DEAD = "the engine has failed: the server must be started again"
+_CLOSED = "the server is shutting down: ask another, or later"
 
 
 class Service:
@@ -54,6 +62,7 @@ class Service:
         self.max_requests = max_requests
         self.state: State = "new"
         self._active: dict[Job, Answering] = {}
+        self._waiters: set[asyncio.Future[Any]] = set()  # for calls between steps
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -80,7 +89,7 @@ class Service:
         """Give up what is left and end the engine's thread."""
         if self.state not in ("dead", "new"):
             self.state = "closed"
-        self._fail_all(ShuttingDownError("the server is shutting down: ask another, or later"))
+        self._fail_all(ShuttingDownError(_CLOSED))
         if self._thread.alive:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.stop)
 
@@ -94,7 +103,7 @@ class Service:
     @property
     def num_active(self) -> int:
         """Requests that wait or run."""
-        return len(self._active)
+        return len(self._active) + len(self._waiters)
 
     # Requests
 
@@ -123,19 +132,76 @@ class Service:
         self._thread.add(job)
         return answering
 
+    async def embed(self, prompt_ids: Sequence[int], pooling: Pooling = "mean") -> list[float]:
+        """Return a text's vector of length 1: the mean of its ids' last hidden states, or the last id's.
+
+        Raises what `answer` raises.
+        """
+        self._check_open()
+        if len(prompt_ids) > self.context_size:
+            raise ContextOverflowError(
+                f"input of {len(prompt_ids)} tokens is over the context of {self.context_size}: shorten it"
+            )
+        self.engine.check(Request(list(prompt_ids)[:1], SamplingParams(1)))
+        if (wrong := max(prompt_ids)) >= self.vocab_size or (wrong := min(prompt_ids)) < 0:
+            raise PromptError(f"prompt id {wrong} is not in the vocabulary: 0 to {self.vocab_size - 1}")
+
+        def pooled() -> list[float]:
+            hidden = self.engine.runner.hidden(prompt_ids)  # [T, N]
+            vector = hidden.mean(0) if pooling == "mean" else hidden[-1]
+            values: list[float] = (vector / vector.norm().clamp_min(1e-12)).tolist()
+            return values
+
+        return await self._between_steps(pooled)
+
+    async def stats(self) -> EngineStats:
+        """Return what the engine has done and what it holds; raises EngineDeadError, ShuttingDownError."""
+        return await self._between_steps(self.engine.stats)
+
+    async def _between_steps(self, function: Callable[[], Result]) -> Result:
+        """Run a function in the engine's thread, where nothing else touches the engine."""
+        if self.state in ("dead", "closed", "new"):
+            raise EngineDeadError(_DEAD) if self.state == "dead" else ShuttingDownError(_CLOSED)
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Result] = loop.create_future()
+
+        def take(future: Future[Result]) -> None:
+            if waiter.done():
+                return
+            if (error := future.exception()) is not None:
+                waiter.set_exception(error)
+            else:
+                waiter.set_result(future.result())
+
+        def hand_over(future: Future[Result]) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(take, future)
+
+        self._waiters.add(waiter)
+        self._idle.clear()
+        self._thread.call(function).add_done_callback(hand_over)
+        try:
+            return await waiter
+        finally:
+            self._waiters.discard(waiter)
+            self._note_idle()
+
     def _check_open(self) -> None:
         if self.state == "dead":
-            raise EngineDeadError("the engine has failed: the server must be started again")
+            raise EngineDeadError(_DEAD)
         if self.state != "ready":
-            raise ShuttingDownError("the server is shutting down: ask another, or later", retry_after=5)
-        if len(self._active) >= self.max_requests:
+            raise ShuttingDownError(_CLOSED, retry_after=5)
+        if self.num_active >= self.max_requests:
             raise QueueFullError(
                 f"{self.max_requests} requests are in work: try again in a moment", retry_after=1
             )
 
     def _forget(self, answering: Answering) -> None:
         self._active.pop(answering.job, None)
-        if not self._active:
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if self.num_active == 0:
             self._idle.set()
 
     # The engine's side: the first two are called in its thread
@@ -152,9 +218,7 @@ class Service:
         log.critical("the engine failed", exc_info=error)
         self.state = "dead"
         try:
-            self._loop.call_soon_threadsafe(
-                self._fail_all, EngineDeadError("the engine has failed: the server must be started again")
-            )
+            self._loop.call_soon_threadsafe(self._fail_all, EngineDeadError(_DEAD))
         except RuntimeError:
             log.debug("the loop was closed before the engine failed")
 
@@ -175,7 +239,10 @@ class Service:
     def _fail_all(self, error: Exception) -> None:
         for answering in list(self._active.values()):
             answering.fail(error)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
 
 
 def _request(work: Work) -> Request:
-    return Request(work.prompt_ids, work.params, work.num_choices)
+    return Request(work.prompt_ids, work.params, work.num_choices, work.salt)

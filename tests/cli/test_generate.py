@@ -4,7 +4,7 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from smollm3.cli.main import main
 from smollm3.cli.options import LoadOptions
 from smollm3.cli.settings import Settings
 from smollm3.errors import ContextOverflowError, ParameterError, PromptError, TemplateError
+from smollm3.text.parser import Delta
 from smollm3.tokenization import SmolLM3Tokenizer
 
 QUESTION = "What is the capital of France?"
@@ -163,9 +164,15 @@ def test_on_a_terminal_the_text_streams_escaped(run: Run, monkeypatch: pytest.Mo
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setattr("sys.stdin", terminal)
-    monkeypatch.setattr(
-        AnswerStream, "_text_of", lambda self, chunk: chunk.text.replace(" France", "\x1b[2J")
-    )
+    keep = AnswerStream._keep
+
+    def hostile(self: AnswerStream, deltas: Sequence[Delta]) -> list[Delta]:
+        return keep(
+            self,
+            [dataclasses.replace(delta, text=delta.text.replace(" France", "\x1b[2J")) for delta in deltas],
+        )
+
+    monkeypatch.setattr(AnswerStream, "_keep", hostile)
     assert main(["generate", QUESTION, "--max-new-tokens", "20"]) == 0
     assert terminal.lines == [r"The capital of\x1b[2J is Paris."]
 

@@ -5,13 +5,14 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+import torch
 
 from smollm3.completion import stream
 from smollm3.engine.params import SamplingParams
 from smollm3.errors import ContextOverflowError, ParameterError, PromptError
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.server.build import ServiceOptions, build_service
-from smollm3.server.errors import EngineDeadError, QueueFullError, ShuttingDownError
+from smollm3.server.errors import EngineDeadError, GenerationError, QueueFullError, ShuttingDownError
 from smollm3.server.service import Event, ParseOptions, Service, Work
 from smollm3.tokenization import SmolLM3Tokenizer
 
@@ -283,5 +284,48 @@ def test_a_request_that_fails_on_its_way_fails_alone(
             assert [event async for event in good][-1].finish_reason is not None
             assert service.state == "ready"
             await until(lambda: not service.engine.has_work)
+
+    run(main())
+
+
+def test_embeddings_have_length_one_and_are_what_the_model_says(
+    tiny: SmolLM3ForCausalLM, tiny_service: Service
+) -> None:
+    with torch.inference_mode():
+        hidden = tiny.model(input_ids=torch.tensor([PROMPT]), return_dict=True).last_hidden_state[0]
+
+    async def main() -> None:
+        async with tiny_service as service:
+            busy = service.answer(work(100), "r")
+            mean, last = await service.embed(PROMPT), await service.embed(PROMPT, "last")
+            for vector, expected in ((mean, hidden.mean(0)), (last, hidden[-1])):
+                torch.testing.assert_close(torch.tensor(vector), expected / expected.norm())
+            assert [event async for event in busy][-1].finish_reason is not None
+            for ids, error in (([], PromptError), ([-1], PromptError), ([1] * 513, ContextOverflowError)):
+                with pytest.raises(error):
+                    await service.embed(ids)
+            assert service.num_active == 0
+
+    run(main())
+
+
+def test_a_samples_own_error_fails_its_request_alone(tiny_service: Service) -> None:
+    class Broken:
+        ended = False
+
+        def mask(self) -> Any:
+            raise ParameterError("this grammar is stuck")
+
+        def accept(self, token_id: int) -> None: ...
+
+        def fork(self) -> "Broken":
+            return self
+
+    async def main() -> None:
+        async with tiny_service as service:
+            good = service.answer(work(20), "good")
+            with pytest.raises(GenerationError, match="this grammar is stuck"):
+                await read(service, work(20, constraint=Broken()))
+            assert [event async for event in good][-1].finish_reason is not None
 
     run(main())
