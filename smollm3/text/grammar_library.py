@@ -1,0 +1,163 @@
+"""The llguidance package, imported on first use: a tokenizer and a grammar in, a matcher over token ids out.
+
+The only module that knows the package. Whatever goes wrong in it, a resource limit or a panic too, is a
+ParameterError of one line.
+"""
+
+import importlib
+from collections.abc import Collection, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smollm3.errors import MissingDependencyError, ParameterError
+from smollm3.text.grammar_source import TAGS
+from smollm3.text.tokenizer import Tokenizer
+
+# Sets of tokens whose masks are kept ready: what JSON strings and free text, the slowest parts, consist of.
+_SLICES = [
+    r"[\x20\x0A\x0D\x09]+",
+    r'[^"\\\x00-\x1F\x7F<]{1,10}',
+    r'[^"\\\x00-\x1F\x7F<]{1,30}',
+    r'[^"\\\x00-\x1F\x7F<]+',
+    r'[^"\\\x00-\x1F\x7F]+',
+    r"[^<]+",
+]
+_LIMITS = {
+    "max_items_in_row": 2_000,
+    "initial_lexer_fuel": 1_000_000,
+    "step_lexer_fuel": 200_000,
+    "step_max_items": 50_000,
+    "max_lexer_states": 40_000,
+    "max_grammar_size": 200_000,
+    "verbose_errors": False,
+}
+
+
+def llguidance() -> Any:
+    """Return the llguidance module. Raises MissingDependencyError."""
+    try:
+        return importlib.import_module("llguidance")
+    except ModuleNotFoundError:
+        raise MissingDependencyError(
+            "structured output needs the package llguidance: pip install 'smollm3[serve]'"
+        ) from None
+
+
+class GrammarLibrary:
+    """Compiles grammars for one tokenizer and the vocabulary of one model."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Collection[int]) -> None:
+        """Take about a second for 128,000 tokens. vocab_size: the model's, which may be padded."""
+        module = llguidance()
+        self._module = module
+        self.vocab_size = vocab_size
+        added = tokenizer.added_tokens_encoder
+        self.id_of_tag: Mapping[str, int] = {
+            tag: added[tag] for tag in TAGS if tag in added and added[tag] < vocab_size
+        }
+        known = min(len(tokenizer), vocab_size)
+        # Ids without text, the padding of the embeddings, are allowed nowhere.
+        tokens = [tokenizer.token_bytes(token_id) for token_id in range(known)] + [b""] * (vocab_size - known)
+        eos = sorted(eos_token_ids)
+        special = {*tokenizer.special_ids, *self.id_of_tag.values(), *eos}
+        described = _Described(tokenizer, tokens, eos, sorted(idx for idx in special if idx < vocab_size))
+        plain = module.LLTokenizer(module.TokenizerWrapper(described), eos_token=eos, slices=_SLICES)
+        self._tokenizer = plain
+        self._limits = module.LLParserLimits(**_LIMITS)
+
+    def matcher(self, grammar: str) -> "Matcher":
+        """Compile a grammar. Raises ParameterError: what is wrong with it, in one line."""
+        create = self._module.LLMatcher
+        matcher = _guarded(create, self._tokenizer, grammar, log_level=0, limits=self._limits)
+        if matcher.is_error():
+            raise ParameterError(_reason(matcher.get_error()))
+        made = Matcher(matcher, self._tokenizer.vocab_size, self.vocab_size)
+        if not made.mask().any():
+            raise ParameterError("no text can match: the grammar allows no beginning")
+        return made
+
+    def regex_rule(self, pattern: str, name: str) -> str:
+        """The rule that a name stands for a regex; `\\d`, `\\w` and `\\s` are ASCII."""
+        return f"{name}: /{self._module.regex_to_lark(pattern, 'dws')}/"
+
+
+class Matcher:
+    """Where in its grammar one answer is."""
+
+    def __init__(self, matcher: Any, matched_size: int, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._num_bytes = (matched_size + 31) // 32 * 4
+        self._num_words = (vocab_size + 31) // 32
+
+    def copy(self) -> "Matcher":
+        copy = Matcher.__new__(Matcher)
+        copy._matcher = _guarded(self._matcher.deep_copy)
+        copy._num_bytes, copy._num_words = self._num_bytes, self._num_words
+        return copy
+
+    def mask(self) -> NDArray[np.uint32]:
+        """The ids that may come next, as bits [ceil(V / 32)]."""
+        bits = np.zeros(self._num_words, np.uint32)
+        _guarded(self._matcher.unsafe_compute_mask_ptr, bits.ctypes.data, self._num_bytes)
+        if self._matcher.is_error():
+            raise ParameterError(f"the grammar cannot go on: {_reason(self._matcher.get_error())}")
+        return bits
+
+    def accept(self, token_id: int) -> bool:
+        """Take in an id; False if it may not come next, which ends this matcher."""
+        return bool(_guarded(self._matcher.consume_token, token_id))
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing but an eos id may come next."""
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer may end here."""
+        return bool(self._matcher.is_accepting())
+
+
+class _Described(SimpleNamespace):
+    """A tokenizer as llguidance asks for it: the bytes of every id, and a way to encode."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        tokens: list[bytes],
+        eos_token_ids: list[int],
+        special_token_ids: list[int],
+    ) -> None:
+        super().__init__(
+            tokens=tokens,
+            eos_token_id=eos_token_ids[0],
+            bos_token_id=None,
+            special_token_ids=special_token_ids,
+        )
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._tokenizer.encode_plain(text.decode("utf-8"))
+
+
+def _guarded(function: Any, *arguments: Any, **options: Any) -> Any:
+    """Call into the library; a panic there, which is no Exception, becomes an error like any other."""
+    try:
+        return function(*arguments, **options)
+    except BaseException as error:
+        if isinstance(error, ValueError) or type(error).__name__ == "PanicException":
+            raise ParameterError(_reason(str(error))) from None
+        raise
+
+
+def _reason(message: str) -> str:
+    """The line of a message that says what is wrong, in the terms of whoever wrote the grammar."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no reason given"]
+    line = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
+    line = line.partition("(in regex): ")[2] or line
+    if line.startswith("oneOf constraints are not supported"):
+        line = "oneOf needs choices that exclude each other, by type or by a required constant: use anyOf"
+    return line if len(line) <= 300 else line[:297] + "..."
