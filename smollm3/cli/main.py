@@ -14,6 +14,7 @@ import typer
 
 from smollm3 import __version__
 from smollm3.cli import options as o
+from smollm3.cli.batch_command import batch
 from smollm3.cli.bench_command import bench
 from smollm3.cli.settings import Settings
 from smollm3.cli.terminal import one_line
@@ -237,6 +238,7 @@ def export(
     run_export(model, gguf, kind, revision=revision, local_files_only=local_files_only)
 
 
+app.command(context_settings={"max_content_width": 100})(batch)
 app.command(context_settings={"max_content_width": 100})(bench)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import tiny_model
 
 from smollm3 import SmolLM3ForCausalLM
-from tests.tiny_models import tiny_model
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 

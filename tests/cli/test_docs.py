@@ -40,6 +40,7 @@ def test_the_help_on_the_page_is_the_help(
         ["info"],
         ["quantize"],
         ["export"],
+        ["batch"],
         ["bench"],
     ]
 
