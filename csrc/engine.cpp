@@ -368,6 +368,10 @@ SM3_API int32_t sm3_copy_block(Sm3Engine* engine, int32_t from, int32_t to) {
     });
 }
 
+SM3_API void* sm3_block_data(Sm3Engine* engine, int32_t block) {
+    return block < 0 || block >= engine->num_blocks ? nullptr : engine->cache.data + block * engine->block_bytes();
+}
+
 SM3_API int32_t sm3_matmul(const Sm3Matrix* matrix, const float* x, int64_t n, float* out, int32_t threads, int32_t isa) {
     return guarded([&] {
         const Kernels* kernels = find_kernels(isa);

@@ -83,6 +83,8 @@ SM3_API int32_t sm3_block_size(void);
 SM3_API int64_t sm3_block_bytes(const Sm3Engine* engine);
 SM3_API int32_t sm3_forward(Sm3Engine* engine, const Sm3Batch* batch);
 SM3_API int32_t sm3_copy_block(Sm3Engine* engine, int32_t from, int32_t to);
+// The sm3_block_bytes of one KV block, to save and to load; null where there is no such block.
+SM3_API void* sm3_block_data(Sm3Engine* engine, int32_t block);
 
 // Memory for weights and caches, in huge pages where the system gives them; zeroed, and taken only as it is
 // touched.

@@ -4,14 +4,15 @@ In: a causal language model on the CPU whose linear layers are bf16 (used in pla
 in one sentence why a model cannot run there. Knows no sampling and no text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from smollm3.engine.runner import Row
+from smollm3.engine.runner import CacheFullError, Row
 from smollm3.errors import DeviceError, ParameterError
 from smollm3.model.module import SmolLM3RMSNorm, SmolLM3RotaryEmbedding
 from smollm3.model.smollm3 import (
@@ -98,10 +99,12 @@ class NativeRunner:
         isa: str | None = None,
         kv_bits: int = 16,
         max_cache_tokens: int | None = None,
+        max_cache_bytes: int | None = None,
     ) -> None:
         """Describe `model` to the library; its weights are used in place and kept alive.
 
-        `kv_bits` is 16 (bf16) or 8; `isa` forces an instruction set; `max_cache_tokens` bounds the KV cache.
+        `kv_bits` is 16 (bf16) or 8; `isa` forces an instruction set; `max_cache_tokens` and `max_cache_bytes`
+        bound the KV cache (the smaller wins). Within the bound it keeps the pasts of closed slots for reuse.
         """
         reason = refusal(model)
         if reason is not None:
@@ -109,6 +112,14 @@ class NativeRunner:
         self._context_size = model.config.max_position_embeddings
         tokens = max_cache_tokens or RESERVED_SEQUENCES * self._context_size
         num_blocks = -(-tokens // self.BLOCK_SIZE)
+        if max_cache_bytes is not None:
+            block_bytes = _block_bytes(model, kv_bits)
+            if max_cache_bytes < block_bytes:
+                raise ParameterError(
+                    f"max_cache_bytes={max_cache_bytes}: one block of the KV cache takes {block_bytes}"
+                )
+            most = max_cache_bytes // block_bytes
+            num_blocks = most if max_cache_tokens is None else min(num_blocks, most)
         self.network = Network(
             _architecture(model),
             _weights(model),
@@ -118,6 +129,7 @@ class NativeRunner:
             num_blocks=num_blocks,
         )
         assert self.network.block_size == self.BLOCK_SIZE
+        assert self.network.block_bytes == _block_bytes(model, kv_bits)
         self._blocks = BlockTables(num_blocks, self.BLOCK_SIZE)
 
     @property
@@ -132,35 +144,74 @@ class NativeRunner:
         return self._blocks.open()
 
     def fork(self, slot: int) -> int:
-        child, copy = self._blocks.fork(slot)
-        if copy is not None:
-            self.network.copy_block(*copy)
+        try:
+            child, copy = self._blocks.fork(slot)
+        except MemoryError as error:
+            raise CacheFullError(str(error)) from None
+        self._copy(copy)
         return child
 
     def reuse(self, slot: int, token_ids: Sequence[int], salt: str = "") -> int:
-        return 0
+        num, copy = self._blocks.reuse(slot, token_ids, salt)
+        self._copy(copy)
+        return num
 
     def close(self, slot: int, token_ids: Sequence[int] = (), salt: str = "") -> None:
-        self._blocks.close(slot)
+        self._blocks.close(slot, len(token_ids), salt)
 
     @property
     def cache_tokens_used(self) -> int:
-        return (self.network.num_blocks - self._blocks.num_free) * self.BLOCK_SIZE
+        return (self._blocks.num_blocks - self._blocks.num_free) * self.BLOCK_SIZE
 
     @property
     def cache_tokens_total(self) -> int:
-        return self.network.num_blocks * self.BLOCK_SIZE
+        return self._blocks.num_blocks * self.BLOCK_SIZE
 
     def fits(self, rows: Sequence[Row]) -> bool:
-        needed = sum(
-            max(0, -(-_end(row) // self.BLOCK_SIZE) - len(self._blocks.table(row.slot))) for row in rows
-        )
-        return needed <= self._blocks.num_free
+        needed = (self._blocks.num_needed(row.slot, row.start, len(row.token_ids)) for row in rows)
+        return sum(needed) <= self._blocks.num_free
+
+    def export_past(self, slot: int, num_ids: int) -> dict[str, NDArray[Any]]:
+        """Return the KV cache of a slot's first `num_ids` ids: {"blocks": bytes [blocks, block_bytes]}."""
+        num_blocks = -(-num_ids // self.BLOCK_SIZE)
+        return {"blocks": np.stack([self.network.block(b) for b in self._blocks.table(slot)[:num_blocks]])}
+
+    def import_past(
+        self, token_ids: Sequence[int], arrays: Mapping[str, NDArray[Any]], salt: str = ""
+    ) -> None:
+        """Let `reuse` find what `export_past` gave for exactly these ids, on the same model and settings.
+
+        Raises ParameterError where the arrays have another shape, CacheFullError where there is no room.
+        """
+        blocks = arrays.get("blocks")
+        shape = (-(-len(token_ids) // self.BLOCK_SIZE), self.network.block_bytes)
+        if blocks is None or blocks.shape != shape or blocks.dtype != np.uint8:
+            found = "missing" if blocks is None else f"{blocks.dtype} {blocks.shape}"
+            raise ParameterError(
+                f"the saved past of {len(token_ids)} ids is {found}, this model's is uint8 {shape}: "
+                "save it anew with this model and these settings"
+            )
+        slot = self.open(len(token_ids))
+        try:
+            num = self.reuse(slot, token_ids, salt)
+            if not self.fits([Row(slot, token_ids[num:], num)]):
+                raise CacheFullError(f"the KV cache has no room for a saved past of {len(token_ids)} ids")
+            self._copy(self._blocks.extend(slot, num, token_ids[num:]))
+            for idx in range(num // self.BLOCK_SIZE, len(blocks)):
+                self.network.block(self._blocks.table(slot)[idx])[:] = blocks[idx]
+        except BaseException:
+            self.close(slot)
+            raise
+        self.close(slot, token_ids, salt)
+
+    def _copy(self, copy: tuple[int, int] | None) -> None:
+        if copy is not None:
+            self.network.copy_block(*copy)
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
         """Return fp32 logits [sum of num_logits, V]; long prompts go in chunks, which changes no bit."""
         for row in rows:
-            self._blocks.extend(row.slot, row.start, len(row.token_ids))
+            self._copy(self._blocks.extend(row.slot, row.start, row.token_ids))
         logits = np.empty((sum(row.num_logits for row in rows), self.vocab_size), np.float32)
         done = 0  # pieces come in the order of the rows, and so do their logits
         for step in _chunks(rows):
@@ -174,7 +225,7 @@ class NativeRunner:
         slot = self.open(len(token_ids))
         try:
             whole = Row(slot, token_ids, 0, num_logits=0)
-            self._blocks.extend(slot, 0, len(token_ids))
+            self._blocks.extend(slot, 0, token_ids)
             parts = [
                 self.network.hidden([self._step_row(piece) for piece in step]) for step in _chunks([whole])
             ]
@@ -184,6 +235,14 @@ class NativeRunner:
 
     def _step_row(self, row: Row) -> StepRow:
         return StepRow(row.token_ids, row.start, self._blocks.table(row.slot), row.num_logits)
+
+
+def _block_bytes(model: SmolLM3ForCausalLM, kv_bits: int) -> int:
+    config, size = model.config, NativeRunner.BLOCK_SIZE
+    assert config.head_dim is not None
+    assert config.num_key_value_heads is not None
+    per_head = 2 * size * config.head_dim * kv_bits // 8 + (2 * size * 4 if kv_bits == 8 else 0)
+    return per_head * config.num_key_value_heads * config.num_hidden_layers
 
 
 def _end(row: Row) -> int:

@@ -96,6 +96,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "sm3_destroy": (None, [ctypes.c_void_p]),
     "sm3_forward": (ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(CBatch)]),
     "sm3_copy_block": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]),
+    "sm3_block_data": (ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int32]),
     "sm3_alloc": (ctypes.c_void_p, [ctypes.c_int64]),
     "sm3_free": (None, [ctypes.c_void_p, ctypes.c_int64]),
     "sm3_packed_size": (ctypes.c_int64, [ctypes.POINTER(CMatrix)]),
@@ -142,6 +143,9 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 }
 
 
+_ADDED = ("sm3_block_data",)  # since this version of the ABI: an older library runs, but saves no pasts
+
+
 @dataclass(frozen=True)
 class NativeStatus:
     """Whether the native engine can run here, and if not, why."""
@@ -157,6 +161,8 @@ def open_library(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, name, None)
+        if function is None and name in _ADDED:
+            continue
         if function is None:
             raise OSError(f"{path} has no function {name}: reinstall smollm3 to build it anew")
         function.restype, function.argtypes = result, arguments

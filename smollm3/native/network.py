@@ -167,6 +167,18 @@ class Network:
             raise ValueError(last_error(self._library))
         return logits
 
+    def block(self, block: int) -> NDArray[np.uint8]:
+        """Return the bytes of one KV block, to read and to write, [block_bytes]; valid while this lives."""
+        if not hasattr(self._library, "sm3_block_data"):
+            raise ValueError(
+                "the native library is older than this package: reinstall smollm3 to build it anew"
+            )
+        address = self._library.sm3_block_data(self._engine, block)
+        if not address:
+            raise ValueError(f"there is no block {block}")
+        data = (ctypes.c_uint8 * self.block_bytes).from_address(address)
+        return np.frombuffer(data, np.uint8)
+
     def copy_block(self, source: int, target: int) -> None:
         """Copy one KV block onto another, all layers."""
         if self._library.sm3_copy_block(self._engine, source, target):
