@@ -176,8 +176,10 @@ class Network:
         address = self._library.sm3_block_data(self._engine, block)
         if not address:
             raise ValueError(f"there is no block {block}")
-        data = (ctypes.c_uint8 * self.block_bytes).from_address(address)
-        return np.frombuffer(data, np.uint8)
+        data: NDArray[np.uint8] = np.ctypeslib.as_array(
+            (ctypes.c_uint8 * self.block_bytes).from_address(address)
+        )
+        return data
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy one KV block onto another, all layers."""
