@@ -21,6 +21,7 @@ from smollm3.errors import SmolLM3Error
 from smollm3.server.chat import chat_completions
 from smollm3.server.completions import completions
 from smollm3.server.context import Context
+from smollm3.server.embeddings import embeddings
 from smollm3.server.models import health, list_models, retrieve_model
 from smollm3.server.replies import as_request_error, error_reply
 from smollm3.server.responses import delete_response, responses, retrieve_response
@@ -36,6 +37,7 @@ def routes() -> list[BaseRoute]:
         Route("/health", health, methods=["GET"]),
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
         Route("/v1/responses", responses, methods=["POST"]),
         Route("/v1/responses/{response_id}", retrieve_response, methods=["GET"]),
         Route("/v1/responses/{response_id}", delete_response, methods=["DELETE"]),

@@ -106,12 +106,17 @@ def new_tokens(
 
     All choices of a request share the context's size as their budget. Raises RequestError.
     """
-    if num_prompt >= context_size or (asked is not None and num_prompt + asked > context_size):
-        wanted = "" if asked is None else f" and {tokens_field}={asked}, together {num_prompt + asked},"
+    if num_prompt >= context_size:
         raise RequestError(
-            f"{prompt_field}: the prompt has {num_prompt} tokens{wanted} and the context {context_size}: "
-            "shorten the prompt" + ("" if asked is None else f" or lower {tokens_field}"),
-            param=prompt_field if num_prompt >= context_size else tokens_field,
+            f"{prompt_field}: the prompt has {num_prompt} tokens and the context {context_size}: shorten it",
+            param=prompt_field,
+            code="context_length_exceeded",
+        )
+    if asked is not None and num_prompt + asked > context_size:
+        raise RequestError(
+            f"{tokens_field}: a prompt of {num_prompt} tokens and {asked} of answer are "
+            f"{num_prompt + asked}, over the context of {context_size}: shorten one of the two",
+            param=tokens_field,
             code="context_length_exceeded",
         )
     if asked is None:

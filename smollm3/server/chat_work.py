@@ -56,6 +56,7 @@ class Ask:
     messages_field: str = "messages"
     tokens_field: str = "max_tokens"
     format_field: str = "response_format"
+    function_field: str = ".function"
 
     @property
     def callable_tools(self) -> Sequence[Tool]:

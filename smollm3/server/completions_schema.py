@@ -10,7 +10,7 @@ from smollm3.server.sampling_fields import MAX_TOP_LOGPROBS, NotSupported, Sampl
 MAX_PROMPTS = 128
 
 
-def read_texts_or_ids(value: object) -> object:
+def read_texts_or_ids(value: object, limit: int = MAX_PROMPTS) -> object:
     """Turn a text, texts, ids or lists of ids into a list of texts or of lists of ids."""
     if isinstance(value, str):
         _check(value, "")
@@ -20,8 +20,8 @@ def read_texts_or_ids(value: object) -> object:
     if type(value[0]) is int:
         _check(value, "")
         return [value]
-    if len(value) > MAX_PROMPTS:
-        refuse(f"has {len(value)} entries: send at most {MAX_PROMPTS}")
+    if len(value) > limit:
+        refuse(f"has {len(value)} entries: send at most {limit}")
     for idx, item in enumerate(value):
         if type(item) is not type(value[0]):
             refuse("mixes texts and token ids: send one kind", f"[{idx}]")

@@ -146,6 +146,7 @@ def _ask(context: Context, request: ResponsesRequest, messages: list[dict[str, A
         messages_field="input",
         tokens_field="max_output_tokens",
         format_field="text.format",
+        function_field="",
     )
 
 

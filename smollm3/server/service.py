@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, Literal, Self, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from smollm3.engine.engine import Engine, Request
 from smollm3.engine.params import SamplingParams
@@ -21,6 +22,9 @@ from smollm3.server.engine_thread import EngineThread, Job, Update
 from smollm3.server.errors import EngineDeadError, QueueFullError, ShuttingDownError
 from smollm3.server.work import Event, FinishReason, ParseOptions, Token, Work
 from smollm3.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from smollm3.text.grammar import GrammarCompiler
 
 __all__ = ["Answering", "Event", "FinishReason", "ParseOptions", "Service", "Token", "Work"]
 
@@ -67,6 +71,13 @@ class Service:
         self._idle.set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = EngineThread(engine, self._deliver, self._died)
+
+    @cached_property
+    def grammar(self) -> "GrammarCompiler":
+        """What makes the constraints of answers; MissingDependencyError without the package llguidance."""
+        from smollm3.text.grammar import GrammarCompiler
+
+        return GrammarCompiler(self.tokenizer, self.vocab_size, self.defaults.eos_ids)
 
     # Life
 

@@ -66,7 +66,7 @@ class EventStream(Response):
             self._close()
 
 
-async def unless_gone(receive: Receive, close: Callable[[], None], result: Awaitable[Result]) -> Result:
+async def unless_gone(receive: Receive, close: Callable[[], object], result: Awaitable[Result]) -> Result:
     """Await a result; when the client leaves meanwhile, `close` is called."""
     watcher = asyncio.create_task(_close_when_gone(receive, close))
     try:
@@ -76,7 +76,7 @@ async def unless_gone(receive: Receive, close: Callable[[], None], result: Await
         close()
 
 
-async def _close_when_gone(receive: Receive, close: Callable[[], None]) -> None:
+async def _close_when_gone(receive: Receive, close: Callable[[], object]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     close()

@@ -131,6 +131,65 @@ class GrammarCompiler:
             call=grammar,
         )
 
+    def tool_calls_or_json(
+        self,
+        tools: Sequence[Any],
+        schema: Any,
+        parallel: bool = True,
+        *,
+        thinking: Thinking = "none",
+        name: str = "schema",
+    ) -> Grammar:
+        """Calls of tools, as `tool_calls` has them, or in their place JSON that a schema allows."""
+        patterns: dict[str, str] = {}
+        calls = {"json_schema": document(call_schema(tools, "required", patterns))}
+        inner = {"json_schema": document(ready_schema(schema, name, patterns))}
+        return self._calls_or(name, calls, ["answer: @inner"], parallel, thinking, patterns, inner=inner)
+
+    def tool_calls_or_regex(
+        self, tools: Sequence[Any], pattern: str, parallel: bool = True, *, thinking: Thinking = "none"
+    ) -> Grammar:
+        """Calls of tools, as `tool_calls` has them, or in their place text that a regex matches."""
+        core = _without_anchors(check_pattern(pattern, "regex"))
+        if not core:
+            raise ParameterError("regex: the pattern is empty, so no text can match it: give one")
+        patterns: dict[str, str] = {"regex": pattern}
+        calls = {"json_schema": document(call_schema(tools, "required", patterns))}
+        with self._lock:
+            rule = self._library.regex_rule(core, "PATTERN")
+        return self._calls_or("regex", calls, ["answer: PATTERN", rule], parallel, thinking, patterns)
+
+    def tool_calls_or_lark(
+        self, tools: Sequence[Any], source: str, parallel: bool = True, *, thinking: Thinking = "none"
+    ) -> Grammar:
+        """Calls of tools, as `tool_calls` has them, or in their place text of a Lark grammar."""
+        check_lark(source)
+        patterns: dict[str, str] = {}
+        calls = {"json_schema": document(call_schema(tools, "required", patterns))}
+        inner = {"lark_grammar": source}
+        return self._calls_or("grammar", calls, ["answer: @inner"], parallel, thinking, patterns, inner=inner)
+
+    def _calls_or(
+        self,
+        what: str,
+        call: Mapping[str, Any],
+        answer: Sequence[str],
+        parallel: bool,
+        thinking: Thinking,
+        patterns: Mapping[str, str],
+        **grammars: Mapping[str, Any],
+    ) -> Grammar:
+        return self._compile(
+            what,
+            thinking,
+            lambda library: calls_rules(
+                required=True, parallel=parallel, id_of_tag=library.id_of_tag, otherwise=answer
+            ),
+            patterns,
+            call=call,
+            **grammars,
+        )
+
     def _compile(
         self,
         what: str,

@@ -41,16 +41,23 @@ def answer_grammar(body: Sequence[str], thinking: Thinking, id_of_tag: Mapping[s
     return "\n".join([*rules, *body]) + "\n"
 
 
-def calls_rules(*, required: bool, parallel: bool, id_of_tag: Mapping[str, int]) -> list[str]:
+def calls_rules(
+    *, required: bool, parallel: bool, id_of_tag: Mapping[str, int], otherwise: Sequence[str] = ()
+) -> list[str]:
     """The rule `body` for tool calls in SmolLM3's form; each call's JSON is the grammar `call`.
 
-    Not `required`: text comes before the calls, or in their place.
+    Not `required`: text comes before the calls, or in their place. `otherwise` are rules that define
+    `answer`, which may then come in place of the calls.
     """
     tag = _tag_writer(id_of_tag)
     more = f" (SEPARATOR? {tag('<tool_call>')} rest){{0,{MAX_CALLS - 1}}} SEPARATOR?" if parallel else ""
     rules = [f'rest: "\\n" @call "\\n" {tag("</tool_call>")}', f"SEPARATOR: {_BLANKS}"]
-    if required:
-        return [f"body: {tag('<tool_call>')} rest{more}", *rules]
+    if required or otherwise:
+        return [
+            f"body: {'answer | ' if otherwise else ''}{tag('<tool_call>')} rest{more}",
+            *rules,
+            *otherwise,
+        ]
     text = text_without("<tool_call>")
     opening = _up_to("TEXT", "OPENING", "<tool_call>", id_of_tag)
     return [
