@@ -3,6 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from smollm3.server.chat_prompt import can_think
 from smollm3.server.context import Context, context_of
 from smollm3.server.errors import NotFoundError
 from smollm3.server.replies import json_reply
@@ -41,4 +42,5 @@ def _model(context: Context) -> dict[str, object]:
         "created": context.created,
         "owned_by": "smollm3",
         "max_model_len": service.context_size,
+        "thinking": can_think(service.tokenizer),
     }
