@@ -35,6 +35,7 @@ UNITS = [
     "quantize.cpp",
     "quantize_portable.cpp",
     "read.cpp",
+    "settle.cpp",
     "threads.cpp",
 ]
 

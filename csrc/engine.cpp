@@ -12,6 +12,7 @@
 
 #include "kernels.h"
 #include "memory.h"
+#include "settle.h"
 #include "threads.h"
 
 static thread_local std::string last_error;
@@ -64,6 +65,7 @@ struct Sm3Engine {
     int32_t kv_bits, num_blocks, group;
     bool any_bf16 = false, any_quantized = false;
     HugeMemory cache;
+    Settling settling;
     Buffer<float> hidden, normed, q, k, v, attended, gate, up, cos, sin, partials, last;
     Prepared input;
 
@@ -117,6 +119,9 @@ Sm3Engine::Sm3Engine(const Sm3Model& m, int32_t threads, const Kernels* kernels,
     look(m.head, m.vocab, m.hidden, "lm_head");
     check_matrix(m.embedding, m.vocab, m.hidden, "embed_tokens");
     cache.allocate(block_bytes() * num_blocks);
+    for (Sm3Layer& l : layers)
+        for (Sm3Matrix* w : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) settling.add(w);
+    settling.add(&model.embedding), settling.add(&model.head);
 }
 
 // Turns one row into what the weights multiply. The buffers were sized by the caller.
@@ -370,6 +375,15 @@ SM3_API int32_t sm3_copy_block(Sm3Engine* engine, int32_t from, int32_t to) {
 
 SM3_API void* sm3_block_data(Sm3Engine* engine, int32_t block) {
     return block < 0 || block >= engine->num_blocks ? nullptr : engine->cache.data + block * engine->block_bytes();
+}
+
+SM3_API int64_t sm3_settle(Sm3Engine* engine, int64_t budget) {
+    int64_t left = -1;
+    guarded([&] {
+        std::lock_guard<std::mutex> lock(engine->busy);
+        left = engine->settling.move(budget);
+    });
+    return left;
 }
 
 SM3_API int32_t sm3_matmul(const Sm3Matrix* matrix, const float* x, int64_t n, float* out, int32_t threads, int32_t isa) {

@@ -97,6 +97,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "sm3_forward": (ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(CBatch)]),
     "sm3_copy_block": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]),
     "sm3_block_data": (ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int32]),
+    "sm3_settle": (ctypes.c_int64, [ctypes.c_void_p, ctypes.c_int64]),
     "sm3_alloc": (ctypes.c_void_p, [ctypes.c_int64]),
     "sm3_free": (None, [ctypes.c_void_p, ctypes.c_int64]),
     "sm3_packed_size": (ctypes.c_int64, [ctypes.POINTER(CMatrix)]),

@@ -5,6 +5,7 @@ paged: a step names the blocks of each of its sequences.
 """
 
 import ctypes
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ class Network:
         if not engine:
             raise ValueError(last_error(self._library))
         self._engine = engine
+        self._last_step = time.monotonic()
         self.block_bytes = int(self._library.sm3_block_bytes(engine))
         weakref.finalize(self, self._library.sm3_destroy, engine)
 
@@ -185,3 +187,18 @@ class Network:
         """Copy one KV block onto another, all layers."""
         if self._library.sm3_copy_block(self._engine, source, target):
             raise ValueError(last_error(self._library))
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long ago the last step began."""
+        return time.monotonic() - self._last_step
+
+    def settle(self, budget: int) -> int:
+        """Move up to `budget` bytes of packed weights from a mapped file into huge pages; return what is left.
+
+        Huge pages are read faster; a file's pages are there at once. Waits for a step that is running.
+        """
+        left = int(self._library.sm3_settle(self._engine, budget))
+        if left < 0:
+            raise MemoryError(last_error(self._library))
+        return left

@@ -1,0 +1,37 @@
+"""Moves a network's weights from a mapped file into huge pages while it is in use, in a thread of its own.
+
+A mapped file loads at once; huge pages are read faster, by an eighth and more where memory is virtual. The
+thread works while the engine is idle, and from a while on also between two steps. Changes no result.
+"""
+
+import threading
+import time
+import weakref
+
+from smollm3.native.network import Network
+
+PIECE = 16 << 20  # bytes that are moved between two looks at the engine
+QUIET_SECONDS = 0.05  # without a step, the engine counts as idle
+PATIENCE_SECONDS = 5.0  # then weights move between steps too
+
+
+class Settler:
+    """Moves weights until all lie well or the network is gone; holds nothing of it but a weak reference."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = weakref.ref(network)
+        self._thread = threading.Thread(target=self._run, name="smollm3-settle", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when the last weights have moved."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        begin = time.monotonic()
+        while (network := self._network()) is not None:
+            if network.idle_seconds < QUIET_SECONDS and time.monotonic() - begin < PATIENCE_SECONDS:
+                del network
+                time.sleep(QUIET_SECONDS)
+            elif not network.settle(PIECE):
+                return
