@@ -194,7 +194,7 @@ class Network:
         return time.monotonic() - self._last_step
 
     def settle(self, budget: int) -> int:
-        """Move up to `budget` bytes of packed weights from a mapped file into huge pages; return what is left.
+        """Move up to `budget` bytes of packed weights from a file into huge pages; return what is left.
 
         Huge pages are read faster; a file's pages are there at once. Waits for a step that is running.
         """

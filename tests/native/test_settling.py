@@ -1,4 +1,4 @@
-"""Weights that move from a mapped file into huge pages: same bits, no memory twice, nothing else is touched."""
+"""Weights that move from a mapped file into huge pages: same bits, no memory twice, all else untouched."""
 
 import gc
 import sys
