@@ -66,7 +66,7 @@ def test_only_reading_is_allowed(client: TestClient) -> None:
 def test_the_page_names_only_files_it_has_and_no_other_host(client: TestClient) -> None:
     html = client.get("/").text
     named = re.findall(r'(?:src|href)="([^"#]+)"', html)
-    assert named
+    assert {f"/{name}" for name in named} | {"/"} == page_paths(), "a file is not named, so it comes late"
     for name in named:
         assert client.get(f"/{name}").status_code == 200, name
     assert not re.search(r"<(script|style)>|\sstyle=|\son\w+=|javascript:", html)
