@@ -4,7 +4,8 @@ A step is schedule, forward, sample, postprocess. The engine knows nothing about
 its consumer pulls, and closing the iterator cancels what is left and frees its slots.
 """
 
-from collections import Counter, deque
+import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,14 +15,17 @@ import torch
 from torch import Tensor
 
 from smollm3.engine.params import SamplingParams, check_number
-from smollm3.engine.runner import Row, Runner
+from smollm3.engine.runner import CacheFullError, Runner
 from smollm3.engine.sample import Sample, TokenOutput
 from smollm3.engine.sampler import Choice, choose, constraint_error
+from smollm3.engine.scheduler import Scheduler, Turn
+from smollm3.engine.speculation import Speculator
 from smollm3.engine.stats import EngineStats
 from smollm3.errors import ContextOverflowError, ParameterError, PromptError
 
 MAX_SAMPLES = 1024  # of one request
-MAX_PREFILL_TOKENS = 4096  # prompt ids that one step takes in; a longer prompt takes several steps
+MAX_STEP_TOKENS = 512  # ids that one step takes in; a longer prompt takes several steps
+MAX_OFFLINE_STEP_TOKENS = 4096  # where nobody waits for the next id, wider steps are fewer
 
 
 @dataclass(frozen=True)
@@ -42,23 +46,32 @@ class Engine:
         runner: Runner,
         *,
         max_num_samples: int = MAX_SAMPLES,
-        max_prefill_tokens: int = MAX_PREFILL_TOKENS,
+        max_step_tokens: int = MAX_STEP_TOKENS,
     ) -> None:
+        """Make an engine that runs at most `max_num_samples` samples at once.
+
+        `max_step_tokens`: ids of a step; prompts get what decoding leaves of it, at most half beside others.
+        """
         check_number("max_num_samples", max_num_samples, 1, integer=True)
-        check_number("max_prefill_tokens", max_prefill_tokens, 1, integer=True)
+        check_number("max_step_tokens", max_step_tokens, 1, integer=True)
         self.runner = runner
         self.max_num_samples = max_num_samples
-        self.max_prefill_tokens = max_prefill_tokens
-        self._waiting: deque[Sample] = deque()  # first samples of requests that have no slot yet
-        self._running: list[Sample] = []
-        self._num_requests = 0
         self._totals = Counter[str]()
+        self._speculator = Speculator()
+        self._scheduler = Scheduler(
+            runner,
+            self._speculator,
+            self._totals,
+            max_num_samples=max_num_samples,
+            max_step_tokens=max_step_tokens,
+        )
+        self._num_requests = 0
 
     def stats(self) -> EngineStats:
         """Return what the engine has done and what it holds now."""
         return EngineStats(
-            sum(1 + len(sample.followers) for sample in self._waiting),
-            sum(1 + len(sample.followers) for sample in self._running),
+            sum(1 + len(sample.followers) for sample in self._scheduler.waiting),
+            sum(1 + len(sample.followers) for sample in self._scheduler.running),
             self.runner.cache_tokens_used,
             self.runner.cache_tokens_total,
             **self._totals,
@@ -66,7 +79,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._waiting or self._running)
+        return bool(self._scheduler.waiting or self._scheduler.running)
 
     def add(self, request: Request) -> int:
         """Queue a request and return its index; raises when it can never run."""
@@ -75,11 +88,11 @@ class Engine:
         if seed is None:
             seed = int(torch.randint(2**62, ()))
         first, *followers = (
-            Sample(self._num_requests, sample_idx, request.prompt_ids, request.params, seed)
+            Sample(self._num_requests, sample_idx, request.prompt_ids, request.params, seed, request.salt)
             for sample_idx in range(request.num_samples)
         )
         first.followers = followers
-        self._waiting.append(first)
+        self._scheduler.add(first)
         self._num_requests += 1
         return first.request_idx
 
@@ -89,7 +102,8 @@ class Engine:
         def hit(sample: Sample) -> bool:
             return sample.request_idx == request_idx and sample_idx in (None, sample.sample_idx)
 
-        for queue in (self._waiting, self._running):
+        scheduler = self._scheduler
+        for queue in (scheduler.waiting, scheduler.running):
             for place, sample in reversed(list(enumerate(queue))):
                 sample.followers = [follower for follower in sample.followers if not hit(follower)]
                 if not hit(sample):
@@ -97,14 +111,13 @@ class Engine:
                 if sample.followers:
                     queue[place] = sample.bequeath()
                 else:
-                    del queue[place]
-                    self._free(sample)
+                    scheduler.drop(sample)
 
     def close(self) -> None:
         """Drop all requests and free their slots."""
-        self._waiting.clear()
-        while self._running:
-            self._free(self._running.pop())
+        self._scheduler.waiting.clear()
+        while self._scheduler.running:
+            self._scheduler.drop(self._scheduler.running[-1])
 
     def stream(self) -> Iterator[TokenOutput]:
         """Step until no work is left; closing the iterator drops what is left. Raises a sample's error."""
@@ -120,92 +133,90 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[TokenOutput]:
         """Run one forward pass and return the ids that it settles (none while long prompts are taken in)."""
-        scheduled = self._schedule()
-        if not scheduled:
+        turns = self._scheduler.schedule()
+        if not turns:
             return []
-        logits = self.runner.forward([row for _, row in scheduled])
+        began = time.perf_counter()
+        logits = self.runner.forward([turn.row for turn in turns])
+        seconds = time.perf_counter() - began
         self._totals["steps_total"] += 1
-        ready: list[Sample] = []
-        sources: list[int] = []  # the row of logits that each ready sample chooses from
-        source = 0
-        for sample, row in scheduled:
-            sample.num_cached += len(row.token_ids)
-            if row.num_logits:
-                for member in (sample, *self._fork(sample)):
-                    ready.append(member)
-                    sources.append(source)
-                source += row.num_logits
-        if not ready:
-            return []
-        return self._postprocess(ready, choose(_take(logits, sources), ready))
+        decoding = [turn for turn in turns if turn.sample.is_decoding]
+        for turn in turns:
+            turn.sample.num_cached += len(turn.row.token_ids) - len(turn.draft)
+        outputs, num_right = self._choose(turns, logits)
+        self._speculator.settle(
+            [(turn.sample.guesser, len(turn.draft), num_right[turn.sample]) for turn in decoding],
+            seconds if len(decoding) == len(turns) else None,
+        )
+        self._totals["drafted_total"] += sum(len(turn.draft) for turn in decoding)
+        self._totals["accepted_total"] += num_right.total()
+        return outputs
 
-    def _schedule(self) -> list[tuple[Sample, Row]]:
-        """Return the step's rows: all that decode, and prompts in their order up to the budget."""
-        scheduled: list[tuple[Sample, Row]] = []
-        budget = self.max_prefill_tokens
-        for sample in self._running:
-            num = sample.num_pending if sample.num_generated else min(sample.num_pending, budget)
-            if sample.num_generated == 0:
-                budget -= num
-            if num:
-                scheduled.append((sample, sample.row(num)))
-        num_samples = sum(1 + len(sample.followers) for sample in self._running)
-        while self._waiting and budget:
-            sample = self._waiting[0]
-            num_samples += 1 + len(sample.followers)
-            fits = sample.num_pending <= budget or budget == self.max_prefill_tokens
-            if num_samples > self.max_num_samples or not fits:
-                break
-            sample.slot = self.runner.open(sample.num_prompt + sample.params.max_new_tokens)
-            self._running.append(self._waiting.popleft())
-            num = min(sample.num_pending, budget)
-            budget -= num
-            scheduled.append((sample, sample.row(num)))
-        return scheduled
+    def _choose(self, turns: Sequence[Turn], logits: Tensor) -> tuple[list[TokenOutput], Counter[Sample]]:
+        """Choose the ids that the step settles, along each draft while it is right; count what was right."""
+        ready: list[tuple[Sample, int, Sequence[int]]] = []  # with the row of its next logits, and its draft
+        source = 0
+        for turn in turns:
+            if turn.row.num_logits:
+                ready += [(member, source, turn.draft) for member in self._fork(turn.sample)]
+                source += turn.row.num_logits
+        outputs: list[TokenOutput] = []
+        num_right = Counter[Sample]()
+        while ready:
+            samples, sources, _ = zip(*ready, strict=True)
+            right = []
+            for (sample, source, draft), choice in zip(
+                ready, choose(_take(logits, sources), samples), strict=True
+            ):
+                outputs.append(self._accept(sample, choice))
+                if draft and draft[0] == choice.token_id:
+                    num_right[sample] += 1
+                    if sample.slot is not None:  # it goes on, and the runner has taken this id in already
+                        sample.num_cached += 1
+                        right.append((sample, source + 1, draft[1:]))
+            ready = right
+        return outputs, num_right
 
     def _fork(self, sample: Sample) -> list[Sample]:
-        """Give the request's other samples their slots, now that the prompt is taken in; return them."""
+        """Give the request's other samples their slots, now that the prompt is taken in; return all.
+
+        One for whom the cache has no room has its first id chosen like the others and waits then.
+        """
         followers, sample.followers = sample.followers, []
         for follower in followers:
             assert sample.slot is not None
-            follower.slot = self.runner.fork(sample.slot)
+            follower.num_reused = sample.num_reused
+            try:
+                follower.slot = self.runner.fork(sample.slot)
+            except CacheFullError:
+                self._scheduler.add(follower)
+                continue
             follower.num_cached = sample.num_cached
-            self._running.append(follower)
-        return followers
+            self._scheduler.join(follower)
+        return [sample, *followers]
 
-    def _postprocess(self, ready: Sequence[Sample], choices: Sequence[Choice]) -> list[TokenOutput]:
-        outputs = []
-        for sample, choice in zip(ready, choices, strict=True):
-            finish_reason, error = None, choice.error
-            if error is None:
-                try:
-                    finish_reason = sample.append(choice.token_id)
-                except Exception as raised:  # by the constraint, which is foreign code
-                    error = constraint_error(sample, raised)
-            if finish_reason is not None or error is not None:
-                self._running.remove(sample)
-                self._free(sample)
-            self._totals["generated_total" if error is None else "failed_total"] += 1
-            outputs.append(
-                TokenOutput(
-                    sample.request_idx,
-                    choice.token_id if error is None else -1,
-                    sample.sample_idx,
-                    choice.logprob,
-                    choice.top_logprobs,
-                    choice.scores,
-                    choice.logits,
-                    finish_reason,
-                    sample.num_reused,
-                    error,
-                )
-            )
-        return outputs
-
-    def _free(self, sample: Sample) -> None:
-        if sample.slot is not None:
-            self.runner.close(sample.slot)
-            sample.slot = None
+    def _accept(self, sample: Sample, choice: Choice) -> TokenOutput:
+        finish_reason, error = None, choice.error
+        if error is None:
+            try:
+                finish_reason = sample.append(choice.token_id)
+            except Exception as raised:  # by the constraint, which is foreign code
+                error = constraint_error(sample, raised)
+        if finish_reason is not None or error is not None:
+            self._scheduler.drop(sample)
+        self._totals["generated_total" if error is None else "failed_total"] += 1
+        return TokenOutput(
+            sample.request_idx,
+            choice.token_id if error is None else -1,
+            sample.sample_idx,
+            choice.logprob,
+            choice.top_logprobs,
+            choice.scores,
+            choice.logits,
+            finish_reason,
+            sample.num_reused,
+            error,
+        )
 
     def check(self, request: Request) -> None:
         """Raise unless the request can run on this runner; may be called from any thread."""
@@ -228,6 +239,12 @@ class Engine:
                 f"{num_prompt + params.max_new_tokens} is over the context of {context_size}: "
                 "shorten one of the two"
             )
+        room, needed = self.runner.cache_tokens_total, num_prompt + params.max_new_tokens - 1
+        if room is not None and needed > room:
+            raise ContextOverflowError(
+                f"prompt of {num_prompt} ids + max_new_tokens={params.max_new_tokens} needs {needed} tokens "
+                f"of KV cache, which has {room}: shorten one of the two, or give the cache more room"
+            )
 
 
 def generate(runner: Runner, requests: Iterable[Request]) -> Iterator[TokenOutput]:
@@ -235,7 +252,7 @@ def generate(runner: Runner, requests: Iterable[Request]) -> Iterator[TokenOutpu
 
     Closing the iterator cancels what is left. Each output names its request by its place in `requests`.
     """
-    engine = Engine(runner)
+    engine = Engine(runner, max_step_tokens=MAX_OFFLINE_STEP_TOKENS)
     for request in requests:
         engine.add(request)
     return engine.stream()
@@ -245,5 +262,5 @@ def _is_id(value: object, vocab_size: int) -> bool:
     return not isinstance(value, bool) and isinstance(value, Integral) and 0 <= int(value) < vocab_size
 
 
-def _take(logits: Tensor, sources: list[int]) -> Tensor:
-    return logits if sources == list(range(len(logits))) else logits[sources]
+def _take(logits: Tensor, sources: Sequence[int]) -> Tensor:
+    return logits if list(sources) == list(range(len(logits))) else logits[list(sources)]

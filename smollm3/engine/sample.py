@@ -9,6 +9,7 @@ from torch import Tensor
 
 from smollm3.engine.params import SamplingParams
 from smollm3.engine.runner import Row
+from smollm3.engine.speculation import Guesser
 from smollm3.errors import SmolLM3Error
 
 FinishReason = Literal["stop", "length"]
@@ -43,11 +44,18 @@ class Sample:
     """
 
     def __init__(
-        self, request_idx: int, sample_idx: int, prompt_ids: Sequence[int], params: SamplingParams, seed: int
+        self,
+        request_idx: int,
+        sample_idx: int,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        seed: int,
+        salt: str = "",
     ) -> None:
         self.request_idx = request_idx
         self.sample_idx = sample_idx
         self.params = params
+        self.salt = salt
         self.token_ids = list(prompt_ids)
         self.num_prompt = len(self.token_ids)
         self.num_cached = 0
@@ -58,6 +66,7 @@ class Sample:
         if params.repetition_penalty != 1.0:
             self.seen = dict.fromkeys(self.token_ids)
         self.num_reused = 0
+        self.guesser = Guesser() if params.prompt_lookup else None
         self.constraint = None if params.constraint is None else params.constraint.fork()
         self._random = Random(f"{seed}/{sample_idx}")
 
@@ -70,6 +79,16 @@ class Sample:
         """Ids that the runner has not taken in yet."""
         return len(self.token_ids) - self.num_cached
 
+    @property
+    def is_decoding(self) -> bool:
+        """Whether its next step takes in one id that it chose; else a prompt, or a past that it lost."""
+        return self.num_pending == 1 and self.num_generated > 0
+
+    @property
+    def num_to_guess(self) -> int:
+        """Ids at most that a draft may have: the step's own choice is one more."""
+        return min(self.params.prompt_lookup_num_tokens, self.params.max_new_tokens - self.num_generated - 1)
+
     def row(self, num_ids: int) -> Row:
         assert self.slot is not None
         ids = self.token_ids[self.num_cached : self.num_cached + num_ids]
@@ -78,7 +97,7 @@ class Sample:
     def bequeath(self) -> "Sample":
         """Return the first follower, which takes over the slot and the other followers."""
         heir, *heir.followers = self.followers
-        heir.slot, heir.num_cached = self.slot, self.num_cached
+        heir.slot, heir.num_cached, heir.num_reused = self.slot, self.num_cached, self.num_reused
         return heir
 
     def uniform(self) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from smollm3.engine.engine import MAX_SAMPLES, Engine, Request
+from smollm3.engine.engine import MAX_OFFLINE_STEP_TOKENS, MAX_SAMPLES, Engine, Request
 from smollm3.engine.runner import Runner
 from smollm3.engine.sample import TokenOutput
 from smollm3.errors import ParameterError
@@ -201,7 +201,7 @@ def _plan(
         )
         for row, seed in zip(prompts.rows, seeds, strict=True)
     ]
-    engine = Engine(_runner(model, config, requests))
+    engine = Engine(_runner(model, config, requests), max_step_tokens=MAX_OFFLINE_STEP_TOKENS)
     for request in requests:
         engine.add(request)
     return Plan(model, config, prompts, engine, tokenizer)

@@ -218,6 +218,9 @@ class NativeRunner:
             out = self.network.forward([self._step_row(piece) for piece in step])
             logits[done : done + len(out)] = out
             done += len(out)
+        for row in rows:
+            if row.num_logits < 2:  # else its last ids may be guesses
+                self._blocks.settle(row.slot)
         return torch.from_numpy(logits)
 
     def hidden(self, token_ids: Sequence[int]) -> Tensor:

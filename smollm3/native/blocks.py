@@ -143,6 +143,12 @@ class BlockTables:
         held.ids.extend(token_ids)
         return copy
 
+    def settle(self, slot: int) -> None:
+        """Let others find all full blocks of a slot: what it holds has been computed and no id is a guess."""
+        held = self._slots[slot]
+        if held.salt is not None:
+            self._settle(held, len(held.ids))
+
     def _num_blocks(self, count: int) -> int:
         return -(-count // self.block_size)
 

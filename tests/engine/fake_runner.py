@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from smollm3.engine.runner import Row
+from smollm3.engine.runner import CacheFullError, Row
+from smollm3.native.blocks import BlockTables
 
 
 class FakeRunner:
@@ -73,3 +74,70 @@ class FakeRunner:
         for _ in range(num):
             known.append(int(self.logits_after(known).argmax()))
         return known[len(ids) :]
+
+
+class PagedRunner(FakeRunner):
+    """The same table over a paged cache of `num_blocks` blocks: logits come from what the blocks hold."""
+
+    BLOCK_SIZE = 16
+
+    def __init__(self, num_blocks: int = 16, context_size: int = 256, **settings: int) -> None:
+        super().__init__(context_size=context_size, **settings)
+        self.tables = BlockTables(num_blocks, self.BLOCK_SIZE)
+        self.memory = [[-1] * self.BLOCK_SIZE for _ in range(num_blocks)]
+
+    @property
+    def cache_tokens_used(self) -> int:
+        return (self.tables.num_blocks - self.tables.num_free) * self.BLOCK_SIZE
+
+    @property
+    def cache_tokens_total(self) -> int | None:
+        return self.tables.num_blocks * self.BLOCK_SIZE
+
+    def open(self, capacity: int) -> int:
+        assert capacity <= self.context_size
+        return self.tables.open()
+
+    def fork(self, slot: int) -> int:
+        try:
+            child, copy = self.tables.fork(slot)
+        except MemoryError as error:
+            raise CacheFullError(str(error)) from None
+        self._copy(copy)
+        return child
+
+    def reuse(self, slot: int, token_ids: Sequence[int], salt: str = "") -> int:
+        num, copy = self.tables.reuse(slot, token_ids, salt)
+        self._copy(copy)
+        return num
+
+    def close(self, slot: int, token_ids: Sequence[int] = (), salt: str = "") -> None:
+        self.tables.close(slot, len(token_ids), salt)
+
+    def fits(self, rows: Sequence[Row]) -> bool:
+        needed = (self.tables.num_needed(row.slot, row.start, len(row.token_ids)) for row in rows)
+        return sum(needed) <= self.tables.num_free
+
+    def forward(self, rows: Sequence[Row]) -> Tensor:
+        self.calls.append([len(row.token_ids) for row in rows])
+        for row in rows:
+            self._copy(self.tables.extend(row.slot, row.start, row.token_ids))
+        logits = [torch.empty(0, self.vocab_size)]
+        for row in rows:
+            table, end = self.tables.table(row.slot), row.start + len(row.token_ids)
+            for place, token_id in enumerate(row.token_ids, row.start):
+                self.memory[table[place // self.BLOCK_SIZE]][place % self.BLOCK_SIZE] = token_id
+            held = [self.memory[table[at // self.BLOCK_SIZE]][at % self.BLOCK_SIZE] for at in range(end)]
+            logits += [self.logits_after(held[:at])[None] for at in range(end - row.num_logits + 1, end + 1)]
+        for row in rows:
+            if row.num_logits < 2:
+                self.tables.settle(row.slot)
+        return torch.cat(logits)
+
+    def _copy(self, copy: tuple[int, int] | None) -> None:
+        if copy:
+            self.memory[copy[1]] = list(self.memory[copy[0]])
+
+    @property
+    def is_clean(self) -> bool:
+        return self.tables.num_open == 0 and self.tables.num_free == self.tables.num_blocks

@@ -75,17 +75,17 @@ def test_min_new_tokens_holds_eos_back() -> None:
     assert answer[0] not in outputs[:4]
 
 
-@pytest.mark.parametrize("max_prefill_tokens", [1, 3, 7, 4096])
-def test_a_long_prompt_taken_in_by_chunks_gives_the_same_answer(max_prefill_tokens: int) -> None:
+@pytest.mark.parametrize("max_step_tokens", [1, 3, 7, 4096])
+def test_a_long_prompt_taken_in_by_chunks_gives_the_same_answer(max_step_tokens: int) -> None:
     runner = FakeRunner()
-    engine = Engine(runner, max_prefill_tokens=max_prefill_tokens)
+    engine = Engine(runner, max_step_tokens=max_step_tokens)
     prompts = [list(range(11)), [4, 4], list(range(5, 25))]
     for prompt in prompts:
         engine.add(Request(prompt, GREEDY, num_samples=2))
     found = ids_of(engine.stream())
     assert found == {(i, s): runner.greedy(prompt, 8) for i, prompt in enumerate(prompts) for s in (0, 1)}
     prefilled = [sum(num for num in call if num > 1) for call in runner.calls]
-    assert max(prefilled) <= max_prefill_tokens
+    assert max(prefilled) <= max_step_tokens
     assert runner.slots == {}
 
 
@@ -121,7 +121,7 @@ def test_seeded_answers_do_not_depend_on_the_batch_nor_on_when_a_request_joins()
     crowd = ids_of(generate(runner, [*others, request, *others]))
     assert crowd[3, 0] == alone
     assert crowd[2, 0] != alone
-    engine = Engine(runner, max_prefill_tokens=2)
+    engine = Engine(runner, max_step_tokens=2)
     for other in others:
         engine.add(other)
     engine.step()
@@ -186,7 +186,7 @@ def test_abort_drops_one_sample_or_the_whole_request_and_the_rest_goes_on() -> N
 
 def test_abort_before_and_during_prefill_lets_the_other_samples_inherit() -> None:
     runner = FakeRunner()
-    engine = Engine(runner, max_prefill_tokens=2)
+    engine = Engine(runner, max_step_tokens=2)
     waiting = engine.add(Request([5, 5], SAMPLED, num_samples=3))
     engine.abort(waiting, 0)
     engine.abort(waiting, 2)

@@ -133,7 +133,7 @@ def decode(option: str, mode: str) -> list[int]:
         Request([9] * 9, GenerationConfig(do_sample=True, top_k=2, logprobs=1).sampling_params(6, 9, 3)),
     ]
     if mode == "chunks":
-        return run_engine(option, TorchRunner(model), others, max_prefill_tokens=3)
+        return run_engine(option, TorchRunner(model), others, max_step_tokens=3)
     if mode == "fixed shapes":
         return run_engine(option, TorchRunner(model, num_slots=2, room=32, fixed_shapes=True), others)
     return run_engine(option, TorchRunner(model), others, max_num_samples=3)

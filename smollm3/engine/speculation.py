@@ -1,0 +1,115 @@
+"""Decides how many ids of each sample to guess, from what guesses gained before and what wider steps cost.
+
+The engine verifies a guess in the forward pass that it makes anyway, so a guess changes speed and nothing
+else. A sample may lose a small share of its time on guesses; once that is spent it decodes plainly until
+enough time has passed for another try.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from smollm3.engine.lookup import Lookup
+
+STAKE = 1.0  # steps' time that a sample may lose on guesses before it has gained any
+LOSS = 0.015  # and the share of every further step
+NUM_MEASURED = 9  # passes of one width, of which the median counts
+PROBE = 4  # ids to guess while it is not known what they cost
+
+
+class StepCosts:
+    """Seconds of a forward pass by its number of ids, as measured; between two measurements a line."""
+
+    def __init__(self) -> None:
+        self._recent: dict[int, deque[float]] = {}
+
+    def note(self, num_ids: int, seconds: float) -> None:
+        """Take in a pass in which all rows decode."""
+        self._recent.setdefault(num_ids, deque(maxlen=NUM_MEASURED)).append(seconds)
+
+    def of(self, num_ids: int) -> float | None:
+        """Return what a pass of so many ids takes; None beyond what was measured."""
+        if num_ids in self._recent:
+            return self._at(num_ids)
+        below = max((num for num in self._recent if num < num_ids), default=None)
+        above = min((num for num in self._recent if num > num_ids), default=None)
+        if below is None or above is None:
+            return None
+        share = (num_ids - below) / (above - below)
+        return self._at(below) + share * (self._at(above) - self._at(below))
+
+    def _at(self, num_ids: int) -> float:
+        seconds = sorted(self._recent[num_ids])
+        return seconds[len(seconds) // 2]
+
+
+@dataclass
+class Guesser:
+    """One sample's index, and how its guesses have fared. Times in steps of plain decoding."""
+
+    lookup: Lookup = field(default_factory=Lookup)
+    right: float = 0.6  # of `tried` guesses; older ones count less
+    tried: float = 1.0
+    credit: float = STAKE
+
+    def judge(self, num_guessed: int, num_right: int) -> None:
+        """Take in how many of a draft's ids were right; those after the first wrong one say nothing."""
+        wrong = num_right < num_guessed
+        self.right = 0.9 * self.right + num_right
+        self.tried = 0.9 * self.tried + num_right + wrong
+
+
+class Speculator:
+    """Shares one table of costs among the samples of an engine."""
+
+    def __init__(self) -> None:
+        self.costs = StepCosts()
+
+    def draft(
+        self, guesser: Guesser, token_ids: Sequence[int], num_rows: int, num_ids: int, limit: int
+    ) -> list[int]:
+        """Return the ids to guess after `token_ids`, none where they would not pay.
+
+        Args:
+            num_rows: sequences that decode in this step. num_ids: ids in it so far, guesses included.
+            limit: ids at most.
+        """
+        if limit < 1 or guesser.credit <= 0:
+            return []
+        found = guesser.lookup.guess(token_ids, limit)
+        return found[: self._best_length(guesser, len(found), num_rows, num_ids)] if found else []
+
+    def _best_length(self, guesser: Guesser, num_found: int, num_rows: int, num_ids: int) -> int:
+        plain, before = self.costs.of(num_rows), self.costs.of(num_ids)
+        if plain is None or before is None:
+            return 0  # nothing to compare with yet
+        chance = guesser.right / guesser.tried
+        expected, best, best_gain = 0.0, 0, 0.0
+        for num in range(1, num_found + 1):
+            expected += chance**num
+            cost = self.costs.of(num_ids + num)
+            if cost is None:
+                return best or min(PROBE, num_found)
+            gain = expected * plain / num_rows - (cost - before)
+            if gain > best_gain:
+                best, best_gain = num, gain
+        return best
+
+    def settle(self, guesses: Sequence[tuple[Guesser | None, int, int]], seconds: float | None) -> None:
+        """Book a step: for each row that decodes, how many ids it guessed and how many were right.
+
+        `seconds`: what the pass took, if nothing else was in it.
+        """
+        num_rows, num_drafted = len(guesses), sum(num_guessed for _, num_guessed, _ in guesses)
+        if seconds is not None:
+            self.costs.note(num_rows + num_drafted, seconds)
+        plain, cost = self.costs.of(num_rows), self.costs.of(num_rows + num_drafted)
+        extra = max(0.0, cost / plain - 1) if plain and cost else 0.0  # in plain steps
+        for guesser, num_guessed, num_right in guesses:
+            if guesser is None:
+                continue
+            guesser.credit += LOSS / num_rows
+            if num_guessed:
+                guesser.judge(num_guessed, num_right)
+                guesser.credit += num_right / num_rows - extra * num_guessed / num_drafted
+            guesser.credit = min(guesser.credit, STAKE / num_rows)
