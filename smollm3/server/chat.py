@@ -6,6 +6,7 @@ Both are made of the same chunks. `create` is the whole one without HTTP, for of
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -54,7 +55,7 @@ def _chunks(
     context: Context, chat: ChatRequest, answering: Answering, *, with_usage: bool
 ) -> AsyncIterator[Chunk]:
     head = {
-        "id": f"chatcmpl-{context.request_id}",
+        "id": f"chatcmpl-{uuid4().hex}",
         "created": int(time.time()),
         "model": context.service.model_id,
     }

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -140,7 +141,7 @@ def _chunks(
     context: Context, asked: _Asked, events: MergedEvents, *, with_usage: bool
 ) -> AsyncIterator[Chunk]:
     head = {
-        "id": f"cmpl-{context.request_id}",
+        "id": f"cmpl-{uuid4().hex}",
         "object": "text_completion",
         "created": int(time.time()),
         "model": context.service.model_id,

@@ -16,7 +16,8 @@ class Context:
     """What `create(context, body)` gets.
 
     request_id: names the request in logs, ids and errors. salt: for `Work.salt`; "" shares prompts' pasts
-    with everybody. created: when the model was loaded, seconds since 1970. responses: those that are kept.
+    with everybody. created: when the model was loaded, seconds since 1970. responses: those that are kept,
+    each for its `owner`, who is one API key's holder, or "" where there are no keys.
     """
 
     service: Service
@@ -24,6 +25,7 @@ class Context:
     salt: str = ""
     created: int = 0
     responses: ResponseStore = field(default_factory=ResponseStore)
+    owner: str = ""
 
     def salted(self, more: str | None) -> str:
         """Return the salt of a request that brings one of its own."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -56,7 +57,7 @@ class _Run:
     def _keep(self, response: dict[str, Any]) -> None:
         if self.request.store is not False:
             messages = [*self.messages, *output_messages(response["output"])]
-            self.context.responses.put(response, messages, self.context.salt)
+            self.context.responses.put(response, messages, self.context.owner)
 
 
 async def responses(request: Request) -> Response:
@@ -81,7 +82,7 @@ async def create(context: Context, body: dict[str, Any]) -> dict[str, Any]:
 async def retrieve_response(request: Request) -> Response:
     """Return a response that was kept."""
     context, response_id = context_of(request), request.path_params["response_id"]
-    stored = context.responses.get(response_id, context.salt)
+    stored = context.responses.get(response_id, context.owner)
     if stored is None:
         raise _unknown(response_id, "response_id")
     return json_reply(stored.response)
@@ -90,7 +91,7 @@ async def retrieve_response(request: Request) -> Response:
 async def delete_response(request: Request) -> Response:
     """Forget a response that was kept."""
     context, response_id = context_of(request), request.path_params["response_id"]
-    if not context.responses.delete(response_id, context.salt):
+    if not context.responses.delete(response_id, context.owner):
         raise _unknown(response_id, "response_id")
     return json_reply({"id": response_id, "object": "response", "deleted": True})
 
@@ -108,7 +109,7 @@ async def _start(context: Context, body: dict[str, Any]) -> _Run:
     check_model(context.service, request.model)
     messages = messages_of(request.input)
     if request.previous_response_id is not None:
-        stored = context.responses.get(request.previous_response_id, context.salt)
+        stored = context.responses.get(request.previous_response_id, context.owner)
         if stored is None:
             raise _unknown(request.previous_response_id, "previous_response_id")
         messages = [*stored.messages, *messages]
@@ -155,7 +156,7 @@ def _begun(context: Context, request: ResponsesRequest, work: Work) -> dict[str,
     params, choice = work.params, request.tool_choice
     text_format = request.text.format if request.text else None
     return {
-        "id": f"resp_{context.request_id}",
+        "id": f"resp_{uuid4().hex}",  # not the request's id, which a client may choose
         "object": "response",
         "created_at": int(time.time()),
         "status": "in_progress",

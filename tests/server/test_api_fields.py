@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -288,3 +290,9 @@ def test_a_body_that_is_no_plain_json_object_is_refused(
         assert reply.json()["error"]["message"]
     assert client.get("/health").status_code == 200
     assert tiny_server.service.num_active == 0
+
+
+@pytest.mark.parametrize(("schema", "name"), list(every_field()))
+def test_every_field_is_documented(schema: type[Fields], name: str) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/api.md").read_text()
+    assert re.search(rf"`{name}\b", text), f"docs/api.md says nothing about {name}"
