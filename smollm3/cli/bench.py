@@ -33,7 +33,7 @@ def measure(options: BenchOptions, say: Say) -> dict[str, Any]:
     from smollm3.cli import bench_machine, bench_record
     from smollm3.cli.bench_model import products_per_token, traffic
     from smollm3.cli.bench_runs import Workload
-    from smollm3.cli.bench_subject import FIRST_PROMPT, describe_subject, load_subject
+    from smollm3.cli.bench_subject import FIRST_PROMPT, describe_subject, load_subject, settle
 
     subject = load_subject(options, path, contexts)
     record = describe_subject(subject, options)
@@ -42,6 +42,7 @@ def measure(options: BenchOptions, say: Say) -> dict[str, Any]:
     work.prefill(min(FIRST_PROMPT, subject.runner.context_size))
     age = bench_machine.process_age()
     say(bench_record.load_line(subject.load_s, age))
+    record["settle_s"] = settle(subject)
     timings = time_all(work, options, contexts, say)
     peak = bench_machine.peak_rss()  # before the buffer of the read meter comes
     read_between_decodes(work, options, subject.threads, timings)

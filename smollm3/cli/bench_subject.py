@@ -23,6 +23,7 @@ from smollm3.model.native_runner import NativeRunner, refusal
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.model.torch_runner import TorchRunner
 from smollm3.native.library import native_status
+from smollm3.native.settling import Settler
 from smollm3.quantization.config import BitsAndBytesConfig
 
 FIRST_PROMPT = 32  # ids of the prompt that the time to the first token is measured with
@@ -85,6 +86,15 @@ def _runner(
         model, threads=threads, isa=options.isa, kv_bits=options.kv_bits, max_cache_tokens=tokens
     )
     return runner, None
+
+
+def settle(subject: Subject) -> float | None:
+    """Move mapped weights into huge pages, as an idle server or chat does; return the seconds it took."""
+    if not isinstance(subject.runner, NativeRunner):
+        return None
+    begin = time.perf_counter()
+    Settler(subject.runner.network).wait()
+    return round(time.perf_counter() - begin, 3)
 
 
 def describe_subject(subject: Subject, options: BenchOptions) -> dict[str, Any]:

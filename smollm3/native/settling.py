@@ -10,7 +10,8 @@ import weakref
 
 from smollm3.native.network import Network
 
-PIECE = 16 << 20  # bytes that are moved between two looks at the engine
+PIECE = 16 << 20  # bytes that are moved at a time while the engine is idle
+SMALL_PIECE = 4 << 20  # and while it is at work, so that steps wait little
 QUIET_SECONDS = 0.05  # without a step, the engine counts as idle
 PATIENCE_SECONDS = 5.0  # then weights move between steps too
 
@@ -30,8 +31,10 @@ class Settler:
     def _run(self) -> None:
         begin = time.monotonic()
         while (network := self._network()) is not None:
-            if network.idle_seconds < QUIET_SECONDS and time.monotonic() - begin < PATIENCE_SECONDS:
-                del network
-                time.sleep(QUIET_SECONDS)
-            elif not network.settle(PIECE):
+            idle = network.idle_seconds > QUIET_SECONDS
+            patient = time.monotonic() - begin < PATIENCE_SECONDS
+            if (idle or not patient) and not network.settle(PIECE if idle else SMALL_PIECE):
                 return
+            del network
+            if not idle:
+                time.sleep(QUIET_SECONDS)
