@@ -62,6 +62,7 @@ class SafetensorsFile:
     path: Path
     tensors: Mapping[str, TensorInfo]
     pages: MappedFile
+    metadata: Mapping[str, str]
 
     def load(self, name: str) -> Tensor:
         """Return a tensor that shares the file's pages, privately: writing to it never reaches the file."""
@@ -90,7 +91,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         raise CheckpointError(f"{path} declares {len(header)} tensors, more than {MAX_TENSORS}: refused")
     tensors = {name: _tensor_info(path, name, entry, 8 + length) for name, entry in header.items()}
     _check_ranges(path, tensors, 8 + length, size)
-    return SafetensorsFile(path, tensors, MappedFile(path, size))
+    return SafetensorsFile(path, tensors, MappedFile(path, size), metadata)
 
 
 def _refuse_constant(text: str) -> None:
@@ -206,7 +207,7 @@ def save_shards(
         names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     weight_map: dict[str, str] = {}
     for file_name, shard in zip(names, shards, strict=True):
-        _write_shard(folder / file_name, shard, metadata)
+        write_safetensors(folder / file_name, shard, metadata)
         weight_map |= dict.fromkeys(shard, file_name)
     index = folder / INDEX
     if len(shards) > 1:
@@ -222,7 +223,8 @@ def save_shards(
             path.unlink()
 
 
-def _write_shard(path: Path, shard: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_safetensors(path: Path, shard: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write one file of tensors; it appears under its name only when it is whole."""
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:

@@ -145,6 +145,10 @@ def load(options: LoadOptions) -> Loaded:
         quantization_config=_quantization(plan),
         **where,
     )
+    if options.prompt_caches:
+        from smollm3.model.prompt_cache import open_prompt_cache
+
+        model.prompt_caches = [open_prompt_cache(path, model) for path in options.prompt_caches]
     return Loaded(model, tokenizer, name)
 
 

@@ -16,6 +16,7 @@ from smollm3 import __version__
 from smollm3.cli import options as o
 from smollm3.cli.batch_command import batch
 from smollm3.cli.bench_command import bench
+from smollm3.cli.prompt_cache_command import prompt_cache as prompt_cache_command
 from smollm3.cli.settings import Settings
 from smollm3.cli.terminal import one_line
 from smollm3.errors import SmolLM3Error
@@ -61,6 +62,7 @@ def chat(
     revision: o.Revision = None,
     local_files_only: o.Offline = False,
     template: o.Template = None,
+    prompt_cache: o.PromptCaches = None,
     system: o.System = None,
     think: o.Think = None,
     hide_thinking: o.HideThinking = False,
@@ -88,7 +90,8 @@ def chat(
     from smollm3.cli.chat import run_chat
 
     load_options = o.LoadOptions(
-        model, dtype, attn_implementation, device, quantize, revision, local_files_only
+        model, dtype, attn_implementation, device, quantize, revision, local_files_only,
+        tuple(prompt_cache or ()),
     )  # fmt: skip
     raise typer.Exit(run_chat(load_options, settings, template=template, system=system, load_from=load))
 
@@ -106,6 +109,7 @@ def generate(
     revision: o.Revision = None,
     local_files_only: o.Offline = False,
     template: o.Template = None,
+    prompt_cache: o.PromptCaches = None,
     system: o.System = None,
     think: o.Think = None,
     hide_thinking: o.HideThinking = False,
@@ -136,7 +140,8 @@ def generate(
     from smollm3.cli.generate import run_generate
 
     load_options = o.LoadOptions(
-        model, dtype, attn_implementation, device, quantize, revision, local_files_only
+        model, dtype, attn_implementation, device, quantize, revision, local_files_only,
+        tuple(prompt_cache or ()),
     )  # fmt: skip
     run_generate(
         prompt,
@@ -239,6 +244,7 @@ def export(
 
 
 app.command(context_settings={"max_content_width": 100})(batch)
+app.command("prompt-cache", context_settings={"max_content_width": 100})(prompt_cache_command)
 app.command(context_settings={"max_content_width": 100})(bench)
 
 

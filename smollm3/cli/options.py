@@ -5,6 +5,7 @@ In: what was typed. Out: LoadOptions (which model, how to load it). Imports neit
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,6 +55,10 @@ Revision = Annotated[
 ]
 Offline = Annotated[
     bool, typer.Option("--local-files-only", help="Use what is on this machine; never reach for the hub.")
+]
+PromptCaches = Annotated[
+    list[Path] | None,
+    typer.Option("--prompt-cache", metavar="FILE", help="A file of smollm3 prompt-cache; may be repeated."),
 ]
 Template = Annotated[
     str | None,
@@ -130,3 +135,4 @@ class LoadOptions:
     quantize: str | None = None
     revision: str | None = None
     local_files_only: bool = False
+    prompt_caches: tuple[Path, ...] = ()

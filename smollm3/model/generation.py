@@ -5,7 +5,7 @@ runner, matches stop strings. Decides nothing about sampling and keeps no state 
 Shapes: B prompts, n samples of each, W width of the padded prompts, T = W + the longest answer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +24,7 @@ from smollm3.text.detokenizer import Detokenizer
 from smollm3.text.stops import StopMatcher
 
 if TYPE_CHECKING:
+    from smollm3.model.prompt_cache import PromptCache
     from smollm3.model.smollm3 import SmolLM3ForCausalLM
 
 
@@ -89,6 +90,8 @@ class GenerationMixin:
 
     # What computes: "native" (the C++ CPU engine), "torch", or "auto": native where it can run the model.
     engine: str = "auto"
+    # Pasts of prompts that every call's native engine begins with.
+    prompt_caches: Sequence["PromptCache"] = ()
     _generation_config: GenerationConfig | None = None
 
     @property
@@ -238,7 +241,14 @@ def _native_runner(model: "SmolLM3ForCausalLM", requests: list[Request]) -> Runn
         * (len(request.prompt_ids) + request.params.max_new_tokens + NativeRunner.BLOCK_SIZE)
         for request in requests
     )
-    return NativeRunner(model, max_cache_tokens=room)
+    # What begins otherwise than every prompt would only be copied.
+    starts = {request.prompt_ids[0] for request in requests}
+    caches = [cache for cache in model.prompt_caches if cache.token_ids[0] in starts]
+    room += sum(len(cache.token_ids) + NativeRunner.BLOCK_SIZE for cache in caches)
+    runner = NativeRunner(model, max_cache_tokens=room)
+    for cache in caches:
+        cache.load_into(runner)
+    return runner
 
 
 def _seeds(seed: Any, num: int) -> list[int | None]:

@@ -130,6 +130,7 @@ class NativeRunner:
         )
         assert self.network.block_size == self.BLOCK_SIZE
         assert self.network.block_bytes == _block_bytes(model, kv_bits)
+        self.kv_bits = kv_bits
         self._blocks = BlockTables(num_blocks, self.BLOCK_SIZE)
 
     @property

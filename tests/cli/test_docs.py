@@ -41,6 +41,7 @@ def test_the_help_on_the_page_is_the_help(
         ["quantize"],
         ["export"],
         ["batch"],
+        ["prompt-cache"],
         ["bench"],
     ]
 
