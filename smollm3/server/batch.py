@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from smollm3.errors import ParameterError
-from smollm3.server import chat, completions, responses
+from smollm3.server import chat, completions, embeddings, responses
 from smollm3.server.batch_files import BatchLine, line_error, read_lines, record, resume, scan
 from smollm3.server.context import Context
 from smollm3.server.errors import UnavailableError, reply_to
@@ -25,6 +25,7 @@ Create = Callable[[Context, dict[str, Any]], Awaitable[dict[str, Any]]]
 ENDPOINTS: Mapping[str, Create] = {
     "/v1/chat/completions": chat.create,
     "/v1/completions": completions.create,
+    "/v1/embeddings": embeddings.create,
     "/v1/responses": responses.create,
 }
 URLS = frozenset(ENDPOINTS)

@@ -82,9 +82,10 @@ def test_every_answer_is_that_of_the_request_alone(service: MakeService, files: 
     lines = [drawn(number) for number in range(20)]
     lines += [line("plain", "/v1/completions", prompt="The capital", max_tokens=5, temperature=0)]
     lines += [line("response", "/v1/responses", input="Where?", max_output_tokens=16)]
+    lines += [line("vector", "/v1/embeddings", input="Ada Lovelace")]
     files[0].write_text("\n".join(lines) + "\n\n")
     outcomes = run_all(service, files)
-    assert [outcome.good for outcome in outcomes] == [True] * 22
+    assert [outcome.good for outcome in outcomes] == [True] * 23
     found = answers(files[1])
     assert set(found) == {json.loads(text)["custom_id"] for text in lines}
 
@@ -100,9 +101,9 @@ def test_every_answer_is_that_of_the_request_alone(service: MakeService, files: 
         assert set(answer["response"]) == {"status_code", "request_id", "body"}
         assert answer["response"]["status_code"] == 200
         expected, body = asyncio.run(alone(entry)), answer["response"]["body"]
-        for name in {"choices", "usage", "output_text"} & set(expected):
+        for name in {"choices", "usage", "output_text", "data"} & set(expected):
             assert body[name] == expected[name], entry["custom_id"]
-    assert len({entry["id"] for entry in found.values()}) == 22
+    assert len({entry["id"] for entry in found.values()}) == 23
 
 
 BAD: list[tuple[str, str, str]] = [
