@@ -185,7 +185,8 @@ class BlockTables:
         before = held.table[full - 1] if full else None
         ids = tuple(held.ids[full * self.block_size : num_ids])
         other, num = self._tree.closest(before, held.salt, ids)
-        if num == rest:
+        # `closest` looks at the newest alone: the same ids may stand further back.
+        if num == rest or self._tree.child(before, held.salt, ids) is not None:
             return
         if (
             other is not None and other in self._idle and num == self._tree.num_ids(other) < self.block_size

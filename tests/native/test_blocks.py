@@ -221,3 +221,13 @@ def test_random_lives_with_reuse_never_leak_nor_mix(seed: int) -> None:
         tables.close(slot)
     assert tables.num_free == num_blocks
     assert tables.num_open == 0
+
+
+def test_an_ending_that_many_newer_ones_hide_is_not_kept_twice() -> None:
+    blocks = BlockTables(100, 8)
+    for number in [*range(40), 0]:
+        slot = blocks.open()
+        assert blocks.reuse(slot, [number, 1, 2, 3], "") == (0, None)
+        blocks.extend(slot, 0, [number, 1, 2])
+        blocks.close(slot, 3)
+    assert blocks.num_free == 100
