@@ -4,7 +4,7 @@ Both are made of the same events. `create` is the whole one without HTTP, for of
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -193,7 +193,7 @@ def _begun(context: Context, request: ResponsesRequest, work: Work) -> dict[str,
     }
 
 
-async def _frames(run: _Run) -> AsyncIterator[bytes]:
+async def _frames(run: _Run) -> AsyncGenerator[bytes, None]:
     """Yield each event as a frame that is named after it; an error becomes response.failed."""
     try:
         async for event in run.stream():

@@ -5,7 +5,8 @@ In both the request is given up as soon as the client leaves. Knows no schema an
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -33,7 +34,7 @@ def error_body(error: Exception) -> dict[str, Any]:
     return reply.body
 
 
-async def chat_frames(items: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+async def chat_frames(items: AsyncIterator[Any]) -> AsyncGenerator[bytes, None]:
     """Yield a frame per item, an error as a frame of its own, and `[DONE]`."""
     try:
         async for item in items:
@@ -48,7 +49,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncIterator[bytes], close: Callable[[], None]) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes, None], close: Callable[[], None]) -> None:
         super().__init__(None, 200, _HEADERS)
         del self.headers["content-length"]
         self._frames = frames
@@ -58,8 +59,9 @@ class EventStream(Response):
         watcher = asyncio.create_task(_close_when_gone(receive, self._close))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for data in self._frames:
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+            async with aclosing(self._frames) as frames:
+                async for data in frames:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             watcher.cancel()

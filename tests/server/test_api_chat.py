@@ -46,6 +46,10 @@ def test_stream_and_whole_answer_and_generate_say_the_same(
     assert whole.usage.completion_tokens == chunks[-1].usage.completion_tokens > 3
     assert all(c.usage is None for c in chunks[:-1])
     assert len({c.id for c in chunks}) == 1
+    with client.chat.completions.stream(
+        model="smollm2-135m", messages=ASK, max_tokens=24, temperature=0
+    ) as accumulated:
+        assert accumulated.get_final_completion().choices[0].message.content == expected
 
 
 def test_without_stream_options_no_chunk_has_usage(client: openai.OpenAI) -> None:
