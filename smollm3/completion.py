@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from smollm3.engine.runner import Runner
 from smollm3.engine.sample import TokenOutput
 from smollm3.errors import PromptError
 from smollm3.model.generation_config import GenerationConfig
@@ -92,6 +93,7 @@ def stream(
     *,
     skip_special_tokens: bool = True,
     parser: ResponseParser | None = None,
+    runner: Runner | None = None,
     **arguments: Any,
 ) -> Iterator[CompletionChunk]:
     """Return an iterator over the answers' chunks, in the order in which their tokens come.
@@ -102,6 +104,7 @@ def stream(
             seed, ...
         skip_special_tokens: leave special tokens, such as the one that ends a turn, out of the text.
         parser: splits the text of a single answer; whoever leaves early asks it for what it held back.
+        runner: one of `model.new_runner()`, so that what earlier calls took in is not computed again.
 
     Raises, before anything runs:
         PromptError: a prompt without ids.
@@ -110,7 +113,7 @@ def stream(
     """
     prompts = _as_prompts(prompt_ids)
     config = (generation_config or GenerationConfig()).merged(**arguments)
-    outputs = model.stream(prompts, config, tokenizer=tokenizer)
+    outputs = model.stream(prompts, config, tokenizer=tokenizer, runner=runner)
     stops = config.stop_list or model.generation_config.stop_list
     eos_ids = _eos_ids(model, config) if skip_special_tokens else frozenset()
 

@@ -12,6 +12,7 @@ from smollm3.cli.conversation import Message
 from smollm3.cli.loading import Loaded
 from smollm3.cli.settings import DEFAULT_MAX_NEW_TOKENS, Settings
 from smollm3.completion import CompletionChunk, stream
+from smollm3.engine.runner import Runner
 from smollm3.errors import ContextOverflowError, ParameterError, TemplateError
 from smollm3.text.chat_template import reads_variable
 from smollm3.text.parser import Delta, ResponseParser
@@ -99,6 +100,7 @@ class AnswerStream:
         *,
         parse: bool = True,
         seed: int | None = None,
+        runner: Runner | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.answer = Answer(len(prompt.ids))
@@ -113,7 +115,7 @@ class AnswerStream:
         if seed is not None:
             values["seed"] = seed
         self._chunks: Iterator[CompletionChunk] = stream(
-            loaded.model, loaded.tokenizer, prompt.ids, parser=self._parser, **values
+            loaded.model, loaded.tokenizer, prompt.ids, parser=self._parser, runner=runner, **values
         )
 
     def __iter__(self) -> Iterator[Delta]:

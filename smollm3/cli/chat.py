@@ -200,6 +200,7 @@ def _load(options: LoadOptions, template: str | None) -> Ready:
     loaded = load(options)
     _say(describe(loaded))
     num_answers = 0
+    runner = loaded.model.new_runner()  # one for the whole chat: a turn takes in only what is new
 
     def answer(messages: Sequence[Message], settings: Settings) -> Answering:
         nonlocal num_answers
@@ -207,7 +208,7 @@ def _load(options: LoadOptions, template: str | None) -> Ready:
         seed = None if settings.seed is None else settings.seed + num_answers
         num_answers += 1
         prompt = chat_prompt(loaded, messages, settings, source)
-        return AnswerStream(loaded, prompt, settings, seed=seed)
+        return AnswerStream(loaded, prompt, settings, seed=seed, runner=runner)
 
     return Ready(loaded.name, can_think(loaded, source), answer)
 

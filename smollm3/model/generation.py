@@ -165,14 +165,30 @@ class GenerationMixin:
         input_ids: Any = None,
         attention_mask: Any = None,
         tokenizer: Any = None,
+        runner: Runner | None = None,
         **arguments: Any,
     ) -> Iterator[TokenOutput]:
         """Return an iterator over new ids; arguments and errors are as for `generate`.
 
         The call checks everything; pulling the iterator does the work, closing it cancels. Each output
         names its prompt (`request_idx`) and its sample; the last of a sample has a `finish_reason`.
+        `runner`: one of `new_runner`, which still has the pasts of earlier calls.
         """
-        return _plan(self, inputs, input_ids, attention_mask, generation_config, tokenizer, arguments).run()
+        plan = _plan(self, inputs, input_ids, attention_mask, generation_config, tokenizer, arguments, runner)
+        return plan.run()
+
+    def new_runner(self, max_cache_tokens: int | None = None) -> Runner:
+        """Return a runner for several calls of `stream`, which takes in only what no earlier call has.
+
+        It goes by the weights as they are now: after a change of weights, make a new one.
+        `max_cache_tokens`: tokens of KV cache, those kept for reuse included; None: one full context.
+        """
+        room = context_size(self) if max_cache_tokens is None else max_cache_tokens  # type: ignore[arg-type]
+        if _is_native(self):  # type: ignore[arg-type]
+            from smollm3.model.native_runner import NativeRunner
+
+            return NativeRunner(self, max_cache_tokens=room)  # type: ignore[arg-type]
+        return TorchRunner(self, max_kept_tokens=room)  # type: ignore[arg-type]
 
 
 def _plan(
@@ -183,6 +199,7 @@ def _plan(
     generation_config: GenerationConfig | None,
     tokenizer: Any,
     arguments: dict[str, Any],
+    runner: Runner | None = None,
 ) -> Plan:
     """Check a call and queue its requests; nothing runs yet."""
     config = _ids_of_config(model).merged(model.generation_config)
@@ -204,7 +221,8 @@ def _plan(
         )
         for row, seed in zip(prompts.rows, seeds, strict=True)
     ]
-    engine = Engine(_runner(model, config, requests), max_step_tokens=MAX_OFFLINE_STEP_TOKENS)
+    runner = _runner(model, config, requests) if runner is None else _checked(runner, config)
+    engine = Engine(runner, max_step_tokens=MAX_OFFLINE_STEP_TOKENS)
     for request in requests:
         engine.add(request)
     return Plan(model, config, prompts, engine, tokenizer)
@@ -226,16 +244,30 @@ def _runner(model: "SmolLM3ForCausalLM", config: GenerationConfig, requests: lis
     return TorchRunner(model, num_slots=num_slots, room=room, fixed_shapes=on_cuda)
 
 
-def _native_runner(model: "SmolLM3ForCausalLM", requests: list[Request]) -> Runner | None:
-    """Return the native CPU engine with room for the requests, or None where torch is to run them."""
-    from smollm3.model.native_runner import NativeRunner, refusal
+def _checked(runner: Runner, config: GenerationConfig) -> Runner:
+    if config.use_cache is False or config.cache_implementation == "static":
+        raise ParameterError("a runner brings its own cache: leave out use_cache and cache_implementation")
+    return runner
+
+
+def _is_native(model: "SmolLM3ForCausalLM") -> bool:
+    """Whether the native CPU engine is to run the model, or torch."""
+    from smollm3.model.native_runner import refusal
 
     if model.engine not in ENGINES:
         raise ParameterError(f"engine={model.engine!r}: give one of {', '.join(ENGINES)}")
-    if model.engine == "torch":
+    if model.engine == "auto":
+        # An attention implementation that was chosen is the one that runs.
+        return model.attn_implementation == "sdpa" and refusal(model) is None
+    return model.engine == "native"
+
+
+def _native_runner(model: "SmolLM3ForCausalLM", requests: list[Request]) -> Runner | None:
+    """Return the native CPU engine with room for the requests, or None where torch is to run them."""
+    if not _is_native(model):
         return None
-    if model.engine == "auto" and (model.attn_implementation != "sdpa" or refusal(model) is not None):
-        return None  # an attention implementation that was chosen is the one that runs
+    from smollm3.model.native_runner import NativeRunner
+
     room = sum(
         request.num_samples
         * (len(request.prompt_ids) + request.params.max_new_tokens + NativeRunner.BLOCK_SIZE)

@@ -54,7 +54,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "penalty_alpha": (0,),
     "position_ids": (),
     "prefix_allowed_tokens_fn": (),
-    "prompt_lookup_num_tokens": (),
     "remove_invalid_values": (False,),
     "renormalize_logits": (False,),
     "sequence_bias": (),
@@ -79,6 +78,8 @@ class GenerationConfig:
     eos_token_id: one id or several; [] is none. pad_token_id: fills rows on the right; else the first eos id.
     seed: an int for every row, or one per row of the batch.
     cache_implementation: "dynamic" (grows) or "static" (room for everything from the start).
+    prompt_lookup_num_tokens: ids to guess at most from what followed the same ids earlier, verified together;
+        it changes no id, only how fast they come.
     logprobs: n keeps the chosen id's log-probability and the n likeliest in the returned GenerateOutput.
     """
 
@@ -107,6 +108,7 @@ class GenerationConfig:
     output_scores: bool | None = None
     output_logits: bool | None = None
     logprobs: int | None = None
+    prompt_lookup_num_tokens: int | None = None
     seed: int | Sequence[int] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -239,7 +241,8 @@ class GenerationConfig:
         return SamplingParams(max_new_tokens, eos_token_ids=self.eos_ids, seed=seed, **values)
 
     def _sampling_values(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _SAMPLING if getattr(self, name) is not None}
+        values = {name: getattr(self, name) for name in _SAMPLING if getattr(self, name) is not None}
+        return values | {"prompt_lookup": self.prompt_lookup_num_tokens is not None}
 
 
 FIELDS = tuple(item.name for item in dataclasses.fields(GenerationConfig) if item.name != "extra")

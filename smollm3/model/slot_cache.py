@@ -67,6 +67,25 @@ class SlotCache:
             self._used[held.row] = max(held.length, self._used.get(held.row, 0))
             held.length = length
 
+    def copy_out(self, slot: int, length: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return copies of the keys and values of a slot's first ids, per layer [K, length, D]."""
+        row = self.slots[slot].row
+        keys, values = (
+            [tensor[row, :, :length].clone() for tensor in part] for part in (self.keys, self.values)
+        )
+        return keys, values
+
+    def copy_in(self, slot: int, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Let an empty slot hold these keys and values, per layer [K, length, D]."""
+        self._compact()
+        held, length = self.slots[slot], keys[0].shape[1]
+        self._reserve(length)
+        for idx, (k, v) in enumerate(zip(keys, values, strict=True)):
+            own_keys, own_values = self.layer(idx, k[None])
+            own_keys[held.row, :, :length] = k
+            own_values[held.row, :, :length] = v
+        held.length = length
+
     def view(
         self, slots: Sequence[int], num_new: int, lengths: Sequence[int], *, fixed: bool = False
     ) -> "SlotView":

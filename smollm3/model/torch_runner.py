@@ -5,14 +5,18 @@ width wastes little, else one by one. Knows neither sampling nor text.
 Shapes: R rows, T new ids (padded on the right), V vocabulary, N hidden size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from smollm3.engine.runner import Row
+from smollm3.errors import ParameterError
+from smollm3.model.kept_pasts import KeptPasts, Past
 from smollm3.model.slot_cache import SlotCache
 
 if TYPE_CHECKING:
@@ -28,12 +32,20 @@ class TorchRunner:
         num_slots, room: rows and tokens of KV cache to take at once; it grows beyond them when it must.
         fixed_shapes: let every decode step attend over the whole room, so that a compiled or captured step
             can be used again.
+        max_kept_tokens: tokens of closed slots whose past is kept, in copies, for sequences that begin alike.
     """
 
     def __init__(
-        self, model: "SmolLM3ForCausalLM", *, num_slots: int = 0, room: int = 0, fixed_shapes: bool = False
+        self,
+        model: "SmolLM3ForCausalLM",
+        *,
+        num_slots: int = 0,
+        room: int = 0,
+        fixed_shapes: bool = False,
+        max_kept_tokens: int = 0,
     ) -> None:
         self.model = model
+        self.kept = KeptPasts(max_kept_tokens)
         self.cache = SlotCache(num_rows=num_slots, room=room)
         self.fixed_shapes = fixed_shapes
         self.context_size = context_size(model)
@@ -54,13 +66,57 @@ class TorchRunner:
         """Return a new slot with a copy of the past of `slot`."""
         return self.cache.fork(slot)
 
+    @torch.inference_mode()
     def reuse(self, slot: int, token_ids: Sequence[int], salt: str = "") -> int:
-        """Keep nothing of closed slots."""
-        return 0
+        """Copy the longest past that is kept for the beginning of `token_ids`; return its length."""
+        past, num = self.kept.find(token_ids[:-1], salt)
+        if past is not None:
+            keys, values = ([tensor[:, :num] for tensor in part] for part in (past.keys, past.values))
+            self.cache.copy_in(slot, keys, values)
+        return num
 
+    @torch.inference_mode()
     def close(self, slot: int, token_ids: Sequence[int] = (), salt: str = "") -> None:
-        """Give the slot back."""
+        """Give the slot back; its past is kept if there is room for it."""
+        num = min(len(token_ids), self.cache.slots[slot].length)
+        if 0 < num <= self.kept.max_tokens and self._stretches_at is None:
+            self.kept.add(Past(np.array(token_ids[:num]), salt, *self.cache.copy_out(slot, num)))
         self.cache.close(slot)
+
+    @torch.inference_mode()
+    def export_past(self, slot: int, num_ids: int) -> dict[str, NDArray[Any]]:
+        """Return "keys" and "values" of a slot's first ids [layers, K, num_ids, D]; half floats as int16."""
+        parts = zip(("keys", "values"), self.cache.copy_out(slot, num_ids), strict=True)
+        return {name: _as_numbers(torch.stack(tensors).cpu()).numpy() for name, tensors in parts}
+
+    @torch.inference_mode()
+    def import_past(
+        self, token_ids: Sequence[int], arrays: Mapping[str, NDArray[Any]], salt: str = ""
+    ) -> None:
+        """Let `reuse` find what `export_past` gave for exactly these ids, with the same model and dtype.
+
+        Raises ParameterError where the arrays have another shape or dtype, or the runner keeps no such past.
+        """
+        if len(token_ids) > self.kept.max_tokens or self._stretches_at is not None:
+            raise ParameterError(
+                f"this runner keeps {self.kept.max_tokens} tokens of pasts, this one has {len(token_ids)}: "
+                "make it with a larger max_kept_tokens (dynamic RoPE keeps none)"
+            )
+        config, weight = self.model.config, self.model.model.embed_tokens.weight
+        shape = (config.num_hidden_layers, config.num_key_value_heads, len(token_ids), config.head_dim)
+        like = _as_numbers(torch.empty(0, dtype=self.model.dtype)).numpy().dtype
+        for name in ("keys", "values"):
+            array = arrays.get(name)
+            if array is None or array.shape != shape or array.dtype != like:
+                found = "missing" if array is None else f"{array.dtype} {array.shape}"
+                raise ParameterError(
+                    f"{name} of the saved past are {found}, this model's are {like} {shape}: save it anew"
+                )
+        keys, values = (
+            list(torch.from_numpy(arrays[name].copy()).view(self.model.dtype).to(weight.device))
+            for name in ("keys", "values")
+        )
+        self.kept.add(Past(np.array(token_ids), salt, keys, values))
 
     @property
     def cache_tokens_used(self) -> int:
@@ -248,6 +304,11 @@ def _last_logits(
         last = hidden[rows, places]  # [sum of num_logits, N]
     logits: Tensor = model.lm_head(last)
     return logits.float()
+
+
+def _as_numbers(x: Tensor) -> Tensor:
+    """What numpy can hold of a tensor: bf16 as its bits."""
+    return x if x.dtype == torch.float32 else x.view(torch.int16)
 
 
 def _device(model: "SmolLM3ForCausalLM") -> torch.device:

@@ -144,9 +144,6 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 }
 
 
-_ADDED = ("sm3_block_data",)  # since this version of the ABI: an older library runs, but saves no pasts
-
-
 @dataclass(frozen=True)
 class NativeStatus:
     """Whether the native engine can run here, and if not, why."""
@@ -162,8 +159,6 @@ def open_library(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, name, None)
-        if function is None and name in _ADDED:
-            continue
         if function is None:
             raise OSError(f"{path} has no function {name}: reinstall smollm3 to build it anew")
         function.restype, function.argtypes = result, arguments

@@ -171,10 +171,6 @@ class Network:
 
     def block(self, block: int) -> NDArray[np.uint8]:
         """Return the bytes of one KV block, to read and to write, [block_bytes]; valid while this lives."""
-        if not hasattr(self._library, "sm3_block_data"):
-            raise ValueError(
-                "the native library is older than this package: reinstall smollm3 to build it anew"
-            )
         address = self._library.sm3_block_data(self._engine, block)
         if not address:
             raise ValueError(f"there is no block {block}")

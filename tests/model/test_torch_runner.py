@@ -1,5 +1,6 @@
 """The torch runner against plain forward passes of the same model: mixed rows, chunks, forks, padding."""
 
+import copy
 import random
 from typing import Any
 
@@ -9,6 +10,7 @@ from generation_models import new_ids, tiny_model
 from torch import Tensor
 
 from smollm3.engine.runner import Row, Runner
+from smollm3.errors import ParameterError
 from smollm3.model.config import SmolLM3Config
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.model.torch_runner import MAX_PADDED_TOKENS, RecomputingRunner, TorchRunner, context_size
@@ -198,3 +200,63 @@ def test_cuda_gives_what_the_cpu_gives_with_dynamic_and_static_caches(dtype: tor
     assert static.tolist() == dynamic.tolist()
     if dtype is torch.float32:
         assert dynamic.tolist() == model.generate(rows, **arguments).tolist()
+
+
+def test_a_kept_past_is_copied_for_a_sequence_that_begins_alike() -> None:
+    model = tiny_model()
+    ids = list(range(3, 33))
+    fresh = TorchRunner(model)
+    expected = fresh.forward([Row(fresh.open(60), ids, 0)])[0]
+    runner = TorchRunner(model, max_kept_tokens=50)
+    first = runner.open(60)
+    assert runner.reuse(first, ids) == 0
+    runner.forward([Row(first, ids, 0)])
+    runner.close(first, ids, "a")
+    busy = runner.open(60)
+    runner.forward([Row(busy, [7] * 5, 0)])
+    for beginning, salt, num in ((ids, "a", 29), ([*ids[:20], 1, *ids], "a", 20), (ids, "b", 0)):
+        slot = runner.open(60)
+        assert runner.reuse(slot, beginning, salt) == num
+        rest = runner.forward([Row(slot, ids[num:], num)])[0]
+        torch.testing.assert_close(rest, expected)
+        runner.close(slot)
+    second = runner.open(60)
+    runner.forward([Row(second, [8] * 40, 0)])
+    runner.close(second, [8] * 40, "a")  # over the limit together: the first one goes
+    slot = runner.open(60)
+    assert runner.reuse(slot, ids, "a") == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_past_can_be_saved_and_given_to_another_torch_runner(dtype: torch.dtype) -> None:
+    model = copy.deepcopy(tiny_model()).to(dtype)
+    ids = list(range(3, 33))
+    runner = TorchRunner(model)
+    slot = runner.open(60)
+    expected = runner.forward([Row(slot, ids, 0)])[0]
+    saved = runner.export_past(slot, 25)
+    other = TorchRunner(model, max_kept_tokens=60)
+    other.import_past(ids[:25], saved, "s")
+    slot = other.open(60)
+    assert other.reuse(slot, ids, "s") == 25
+    torch.testing.assert_close(other.forward([Row(slot, ids[25:], 25)])[0], expected)
+    with pytest.raises(ParameterError, match="save it anew"):
+        other.import_past(ids[:24], saved)
+    with pytest.raises(ParameterError, match="max_kept_tokens"):
+        runner.import_past(ids[:25], saved)
+
+
+def test_a_draft_that_was_wrong_is_taken_back() -> None:
+    model = tiny_model()
+    ids = list(range(3, 33))
+    plain = TorchRunner(model)
+    slot = plain.open(60)
+    expected = [plain.forward([Row(slot, ids[:20], 0)])[0]]
+    expected += [plain.forward([Row(slot, [ids[i]], i)])[0] for i in range(20, 30)]
+    for name, make in RUNNERS.items():
+        runner = make(model)
+        slot, other = runner.open(60), runner.open(60)
+        assert len(runner.forward([Row(other, ids[:10], 0, 0), Row(slot, ids[:20], 0)])) == 1
+        runner.forward([Row(slot, [*ids[20:23], 7, 8], 20, 5), Row(other, ids[10:12], 10, 0)])
+        logits = runner.forward([Row(other, ids[12:20], 12, 1), Row(slot, ids[23:], 23, 7)])
+        torch.testing.assert_close(logits, torch.stack([expected[0], *expected[4:]]), msg=name)
