@@ -134,7 +134,8 @@ def _command(kind: str, target: str, port: int, options: argparse.Namespace) -> 
     program = python_of(kind, options)
     line: list[object]
     if kind == "smollm3":
-        line = [program, "-m", "smollm3", "serve", target, "--port", port, *options.smollm3_options.split()]
+        line = [program, "-m", "smollm3", "serve", target, "--port", port, "--threads", threads]
+        line += options.smollm3_options.split()
     elif kind == "llama.cpp":
         line = [program, Path(__file__).with_name("llama_server.py"), target, "--port", port]
         line += ["--slots", slots, "--context", context, "--threads", threads]

@@ -119,11 +119,13 @@ def _shares(before: dict[str, float], after: dict[str, float], cpu: float, passe
         "cores_used": round(cpu / passed, 2),
         "around_model_share": around and cpu and round(around / cpu, 4),
     }
-    for name in ("prompt_ids_total", "prompt_ids_reused_total", "preemptions_total", "generated_total"):
-        found = next((full for full in after if full.endswith(name)), None)
-        if found is not None:
-            result[name] = grown(found)
+    for name in COUNTS:
+        result[name] = grown(f"smollm3_{name}")
     return result
 
 
 AROUND = "smollm3_around_model_cpu_seconds_total"
+COUNTS = (
+    "cache_prompt_tokens_total", "cache_hit_tokens_total", "preemptions_total", "drafted_tokens_total",
+    "accepted_tokens_total", "engine_steps_total",
+)  # fmt: skip
