@@ -1,7 +1,7 @@
 """Many streams at once for a while, and the same requests alone: bench/serve.py's check under load.
 
-Out: errors, answers that differ, how far memory, descriptors and threads drift once the server is warm, and
-how the processor's time is shared between the model and everything around it.
+Out: errors, answers that differ, how far memory drifts once the server is warm, descriptors and threads
+before and after, and how the processor's time is shared between the model and everything around it.
 """
 
 import argparse
@@ -21,25 +21,22 @@ WARM = 0.25  # of the time; drift counts from there
 
 @dataclass
 class Watch:
-    """Samples of what the server holds, one a second."""
+    """Samples of the memory that the server holds, one a second."""
 
     seconds: list[float] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
-    fds: list[int] = field(default_factory=list)
-    threads: list[int] = field(default_factory=list)
 
     async def run(self, server: Server) -> None:
         begin = time.perf_counter()
         while True:
             self.seconds.append(time.perf_counter() - begin)
             self.resident.append(server.resident())
-            self.fds.append(server.num_fds())
-            self.threads.append(server.num_threads())
             await asyncio.sleep(1)
 
-    def drift(self, name: str) -> float:
-        """Growth from the first tenth after warm-up to the last tenth, as a share."""
-        values = getattr(self, name)[int(WARM * len(self.seconds)) :]
+    def drift(self, seconds: float) -> float:
+        """Growth from the first tenth after warm-up to the last tenth before `seconds`, as a share."""
+        values = [held for at, held in zip(self.seconds, self.resident, strict=True) if at <= seconds]
+        values = values[int(WARM * len(values)) :]
         tenth = max(1, len(values) // 10)
         first, last = statistics.median(values[:tenth]), statistics.median(values[-tenth:])
         return round(last / first - 1, 5)
@@ -50,6 +47,7 @@ async def soak(server: Server, options: argparse.Namespace, draw: random.Random)
     pool = [_request(server, options, draw) for _ in range(options.pool)]
     alone = [await good(server, COMPLETIONS, body) for body in pool]
     used = await metrics(server.address)
+    fds, threads = server.num_fds(), server.num_threads()
     cpu, begin = server.cpu_s(), time.perf_counter()
     watch = Watch()
     watching = asyncio.create_task(watch.run(server))
@@ -57,6 +55,7 @@ async def soak(server: Server, options: argparse.Namespace, draw: random.Random)
     passed, cpu = time.perf_counter() - begin, server.cpu_s() - cpu
     watching.cancel()
     now = await metrics(server.address)
+    await asyncio.sleep(1)  # the last connections are closed a moment after their answers
     errors = [answer.error for _, answer in seen if answer.error is not None]
     good_ones = [(place, answer) for place, answer in seen if answer.error is None]
     wrong = [place for place, answer in good_ones if answer.same_as != alone[place].same_as]
@@ -69,9 +68,9 @@ async def soak(server: Server, options: argparse.Namespace, draw: random.Random)
         "error_examples": errors[:3],
         "different_answers": len(wrong),
         "rss_gb": round(watch.resident[-1] / 1e9, 3),
-        "rss_drift": watch.drift("resident"),
-        "fd_drift": watch.drift("fds"),
-        "thread_drift": watch.drift("threads"),
+        "rss_drift": watch.drift(options.seconds),
+        "fds": [fds, server.num_fds()],
+        "threads": [threads, server.num_threads()],
         **_shares(used, now, cpu, passed),
     }
 

@@ -57,6 +57,7 @@ class Engine:
         self.runner = runner
         self.max_num_samples = max_num_samples
         self._totals = Counter[str]()
+        self._forward_cpu_s = self._sampling_cpu_s = 0.0
         self._speculator = Speculator()
         self._scheduler = Scheduler(
             runner,
@@ -74,6 +75,8 @@ class Engine:
             sum(1 + len(sample.followers) for sample in self._scheduler.running),
             self.runner.cache_tokens_used,
             self.runner.cache_tokens_total,
+            forward_cpu_seconds_total=self._forward_cpu_s,
+            sampling_cpu_seconds_total=self._sampling_cpu_s,
             **self._totals,
         )
 
@@ -136,9 +139,10 @@ class Engine:
         turns = self._scheduler.schedule()
         if not turns:
             return []
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.thread_time()
         logits = self.runner.forward([turn.row for turn in turns])
         seconds = time.perf_counter() - began
+        self._forward_cpu_s += time.thread_time() - cpu
         self._totals["steps_total"] += 1
         decoding = [turn for turn in turns if turn.sample.is_decoding]
         for turn in turns:
@@ -165,9 +169,10 @@ class Engine:
         while ready:
             samples, sources, _ = zip(*ready, strict=True)
             right = []
-            for (sample, source, draft), choice in zip(
-                ready, choose(_take(logits, sources), samples), strict=True
-            ):
+            cpu = time.thread_time()
+            choices = choose(_take(logits, sources), samples)
+            self._sampling_cpu_s += time.thread_time() - cpu
+            for (sample, source, draft), choice in zip(ready, choices, strict=True):
                 outputs.append(self._accept(sample, choice))
                 if draft and draft[0] == choice.token_id:
                     num_right[sample] += 1

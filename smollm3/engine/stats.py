@@ -12,6 +12,8 @@ class EngineStats:
     prompt_ids_total, prompt_ids_reused_total: of prompts that were begun, and how many of them came from the
         cache. A sample that was preempted counts anew.
     drafted_total, accepted_total: ids that prompt lookup guessed, and those that were right.
+    forward_cpu_seconds_total, sampling_cpu_seconds_total: processor time of the thread that steps, in the
+        runner and in choosing ids; what the runner's own threads use is not counted.
     """
 
     num_waiting: int
@@ -26,3 +28,5 @@ class EngineStats:
     accepted_total: int = 0
     failed_total: int = 0
     steps_total: int = 0
+    forward_cpu_seconds_total: float = 0.0
+    sampling_cpu_seconds_total: float = 0.0

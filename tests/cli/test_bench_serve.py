@@ -108,6 +108,7 @@ def test_a_soak_of_an_even_server_finds_nothing(model: str, tmp_path: Path) -> N
     assert soak["answers"] >= 8
     assert soak["tokens_per_s"] > 0
     assert abs(soak["rss_drift"]) < 0.5
+    assert soak["fds"][1] <= soak["fds"][0] + 2
 
 
 @pytest.mark.parametrize(("odd", "field"), [("differs", "different_answers"), ("fails", "errors")])

@@ -3,15 +3,17 @@
 import gc
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from fake_runner import FakeRunner
+from torch import Tensor
 
 from smollm3.engine.engine import Engine, Request, generate
 from smollm3.engine.params import SamplingParams
+from smollm3.engine.runner import Row
 from smollm3.engine.sample import TokenOutput
 from smollm3.errors import ContextOverflowError, ParameterError, PromptError
 
@@ -273,3 +275,19 @@ def test_a_step_costs_little_beside_the_model() -> None:
         list(generate(runner, [Request([1], replace(GREEDY, max_new_tokens=100))]))
         times.append((time.process_time() - start) / 100)
     assert min(times) < 5e-3  # measured: 0.1 ms
+
+
+def test_stats_tell_the_processor_time_of_model_and_sampling() -> None:
+    class Slow(FakeRunner):
+        def forward(self, rows: Sequence[Row]) -> Tensor:
+            until = time.thread_time() + 0.01
+            while time.thread_time() < until:
+                pass
+            return super().forward(rows)
+
+    engine = Engine(Slow())
+    engine.add(Request([1, 2, 3], SamplingParams(5)))
+    list(engine.stream())
+    stats = engine.stats()
+    assert stats.forward_cpu_seconds_total >= 0.05
+    assert 0 < stats.sampling_cpu_seconds_total < stats.forward_cpu_seconds_total
