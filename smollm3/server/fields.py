@@ -81,6 +81,11 @@ _WORDS = {
     "model_attributes_type": "must be an object",
     "finite_number": "must be a finite number",
     "string_unicode": "must be whole characters",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "too_long": "must have at most {max_length} entries",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must match {pattern}",
 }
 
 
@@ -94,6 +99,6 @@ def _reason(error: Mapping[str, Any], schema: type[Fields]) -> str:
     if kind == "refused":
         return str(ctx["reason"])
     if kind in _WORDS:
-        return _WORDS[kind]
+        return _WORDS[kind].format_map(ctx)
     message = str(error["msg"])
     return message.replace("Input should be", "must be").replace("Input should", "must")
