@@ -4,7 +4,6 @@
 token ids and text, no model and no engine.
 """
 
-import operator
 import re
 import threading
 from collections import OrderedDict
@@ -44,9 +43,8 @@ class Grammar:
         return self._matcher.mask()
 
     def accept(self, token_id: int) -> None:
-        """Take in the id that was chosen. Raises ParameterError for one that the mask forbids."""
-        if not self._matcher.accept(token_id):
-            raise ParameterError(f"token id {token_id} is not allowed by the grammar at this place")
+        """Take in the id that was chosen. Raises ParameterError for one that the mask forbids; see `mask`."""
+        self._matcher.accept(token_id)
         self._ended = token_id in self._eos_token_ids or self._matcher.ended
 
     @property
@@ -69,14 +67,15 @@ class GrammarCompiler:
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Collection[int]) -> None:
-        """vocab_size: the model's, which may be padded. eos_token_ids: each of them ends an answer.
+        """vocab_size: the model's, which may be padded. eos_token_ids: each ends an answer; one beyond the
+        vocabulary cannot come.
 
         Raises MissingDependencyError without the package llguidance.
         """
-        eos = frozenset(operator.index(token_id) for token_id in eos_token_ids)
-        if not eos or min(eos) < 0 or max(eos) >= vocab_size:
+        eos = frozenset(token_id for token_id in eos_token_ids if 0 <= token_id < vocab_size)
+        if not eos:
             raise ParameterError(
-                f"eos_token_ids={sorted(eos)}: give at least one id below the vocabulary's size {vocab_size}"
+                f"eos_token_ids={list(eos_token_ids)}: give an id below the vocabulary's size {vocab_size}"
             )
         llguidance()
         self._tokenizer, self._vocab_size, self._eos_token_ids = tokenizer, vocab_size, eos
@@ -209,7 +208,7 @@ class GrammarCompiler:
                 self._kept.move_to_end(source)
         if matcher is None:
             try:
-                matcher = library.matcher(source)
+                matcher = library.matcher(source, free=what == "grammar")
             except ParameterError as error:
                 raise ParameterError(f"{_culprit(library, patterns) or what}: {error}") from None
             with self._lock:
@@ -228,7 +227,8 @@ def _culprit(library: GrammarLibrary, patterns: Mapping[str, str]) -> str | None
     for where, pattern in patterns.items():
         if core := _without_anchors(pattern):
             try:
-                library.matcher(with_grammars(f"start: PATTERN\n{library.regex_rule(core, 'PATTERN')}\n"))
+                rule = library.regex_rule(core, "PATTERN")
+                library.matcher(with_grammars(f"start: PATTERN\n{rule}\n"), free=False)
             except ParameterError:
                 return where
     return None

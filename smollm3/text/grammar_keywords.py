@@ -6,10 +6,11 @@ names it.
 
 import math
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, NoReturn
 
 from smollm3.errors import ParameterError
-from smollm3.text.grammar_patterns import check_pattern
+from smollm3.text.grammar_patterns import UNWRITABLE, check_json_pattern
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
@@ -29,6 +30,11 @@ MAX_COUNT = {
 """Upper limits; more than one property of any name cannot be asked for, because names may come twice."""
 MAX_ENUM = 5_000
 MAX_EXACT_INTEGER = 2**53
+MAX_WITH_FRACTION = 2**40
+MAX_REMAINDERS = 150
+"""Of all `multipleOf` together: the matcher has a state for each remainder, or pair where two are merged."""
+MAX_OPTIONAL = 300
+"""Optional properties of one object: after each name any later one may come."""
 SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
 SCHEMA_LISTS = ("prefixItems", "anyOf", "oneOf", "allOf")
 SCHEMAS = ("items", "additionalProperties")
@@ -78,14 +84,19 @@ def _check_enum(value: Any, where: str) -> None:
 
 
 def _check_const(value: Any, where: str) -> None:
-    """Numbers are matched as doubles: a whole number beyond them would come out as another."""
+    """Numbers are matched as doubles: a large one would come out as another."""
     pending = [value]
     while pending:
         item = pending.pop()
-        if isinstance(item, int) and abs(item) > MAX_EXACT_INTEGER:
+        if isinstance(item, int | float) and abs(item) > MAX_EXACT_INTEGER:
             refuse(where, f"{_short(item)} is beyond 2**53: give it as text")
+        if isinstance(item, float):
+            _check_fraction(item, where)
+        if isinstance(item, str) and UNWRITABLE.search(item):
+            refuse(where, f"{_short(item)} has a control character that no answer has: leave it out")
         if isinstance(item, list | dict):
-            pending += item.values() if isinstance(item, dict) else item
+            pending += item
+            pending += item.values() if isinstance(item, dict) else ()
 
 
 def _check_count(value: Any, where: str) -> None:
@@ -101,12 +112,24 @@ def _check_number(value: Any, where: str) -> None:
         refuse(where, f"{_short(value)} is no number")
     if abs(value) >= 2**63:
         refuse(where, f"{_short(value)} is beyond 64 bits: lower it or leave it out")
+    _check_fraction(value, where)
+
+
+def _check_fraction(value: float, where: str) -> None:
+    if abs(value) > MAX_WITH_FRACTION and value != int(value):
+        refuse(where, f"{_short(value)} has a fraction beyond 2**40: round it")
 
 
 def _check_step(value: Any, where: str) -> None:
     _check_number(value, where)
-    if not 1e-6 <= value <= 1_000_000:
-        refuse(where, f"{_short(value)} is not from 0.000001 to 1000000")
+    if not 1e-6 <= value <= 1_000_000 or num_remainders(value) > MAX_REMAINDERS:
+        refuse(where, f"{_short(value)} is no power of ten and has over two digits: check it yourself")
+
+
+def num_remainders(step: float) -> int:
+    """What a `multipleOf` costs: its digits as a number, without zeros at the ends."""
+    digits = "".join(map(str, Decimal(repr(step)).as_tuple().digits)).strip("0")
+    return int(digits or 0)
 
 
 def _check_required(value: Any, where: str) -> None:
@@ -126,7 +149,7 @@ def _check_map(value: Any, where: str) -> None:
         refuse(where, "give an object of schemas")
     if where.endswith("/patternProperties"):
         for pattern in value:
-            check_pattern(pattern, where)
+            check_json_pattern(pattern, where)
 
 
 def _check_list(value: Any, where: str) -> None:
@@ -147,7 +170,7 @@ def _check_ref(value: Any, where: str) -> None:
 
 
 def _check_pattern(value: Any, where: str) -> None:
-    check_pattern(value, where)
+    check_json_pattern(value, where)
 
 
 def _short(value: Any) -> str:

@@ -12,6 +12,10 @@ MAX_PATTERN_CHARS = 5_000
 MAX_PATTERN_DEPTH = 40
 MAX_PATTERN_SIZE = 20_000
 _COUNT = re.compile(r"\{(\d*)(?:,(\d*))?\}")
+UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
+"""Characters that answers in JSON do not have: only `\\u....` could write them, which has no one form."""
+_CODE = r"(?:0[0-7BbEeFf]|1[0-9A-Fa-f]|7[Ff])"
+_UNWRITABLE_ESCAPE = re.compile(rf"\\(?:[av0]|(?:x|u00|U000000){_CODE}|[xuU]\{{0*(?:[0-7BbEeFf]|{_CODE})\}})")
 
 
 def check_pattern(pattern: object, where: str) -> str:
@@ -33,6 +37,23 @@ def check_pattern(pattern: object, where: str) -> str:
             f"{MAX_PATTERN_SIZE}: lower their bounds"
         )
     return pattern
+
+
+def check_json_pattern(pattern: object, where: str) -> str:
+    """As `check_pattern`, for text inside JSON: a character that cannot be written cannot be asked for."""
+    text = check_pattern(pattern, where)
+    position = 0
+    while position < len(text):
+        end = _class_end(text, position, where) if text[position] == "[" else position + 1
+        part = text[position:end]
+        end += part == "\\"
+        found = _UNWRITABLE_ESCAPE.match(text, position) or UNWRITABLE.match(text, position)
+        if part.startswith("[") and "-" not in part and not part.startswith("[^"):
+            found = _UNWRITABLE_ESCAPE.search(part) or UNWRITABLE.search(part)
+        if found:
+            raise ParameterError(f"{where}: {found.group()!r} cannot be part of an answer: leave it out")
+        position = end
+    return text
 
 
 def _written_out_size(pattern: str, where: str) -> int:

@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from smollm3.text.grammar_keywords import (
+    MAX_OPTIONAL,
+    MAX_REMAINDERS,
     SCHEMA_LISTS,
     SCHEMA_MAPS,
     SCHEMAS,
     check_keyword,
     is_annotation,
+    num_remainders,
     refuse,
 )
 from smollm3.text.grammar_references import Path, References, path_of, place, pointer_to
@@ -58,20 +61,20 @@ def check_json(value: Any, where: str) -> None:
     while pending:
         item, depth = pending.pop()
         num_values += 1
-        if num_values > MAX_VALUES or num_chars > MAX_SCHEMA_CHARS:
-            limit = f"{MAX_VALUES} values or {MAX_SCHEMA_CHARS} characters"
-            refuse(where, f"the schema is too large (over {limit}): make it smaller")
         if depth > MAX_VALUE_DEPTH:
             refuse(where, f"the schema is nested over {MAX_VALUE_DEPTH} deep: flatten it")
         num_chars += _checked_chars(item, where)
         if isinstance(item, dict):
-            for key, inner in item.items():
-                if not isinstance(key, str):
-                    refuse(where, f"{key!r} is no name: names in JSON are text")
-                num_chars += _checked_chars(key, where)
-                pending.append((inner, depth + 1))
-        elif isinstance(item, list):
-            pending.extend((inner, depth + 1) for inner in item)
+            if any(not isinstance(key, str) for key in item):
+                refuse(where, "a name is no text: names in JSON are text")
+            num_chars += sum(_checked_chars(key, where) for key in item)
+        if isinstance(item, dict | list):
+            pending.extend(
+                (inner, depth + 1) for inner in (item.values() if isinstance(item, dict) else item)
+            )
+        if num_values + len(pending) > MAX_VALUES or num_chars > MAX_SCHEMA_CHARS:
+            limit = f"{MAX_VALUES} values or {MAX_SCHEMA_CHARS} characters"
+            refuse(where, f"the schema is too large (over {limit}): make it smaller")
 
 
 def _checked_chars(item: Any, where: str) -> int:
@@ -104,6 +107,9 @@ class _Writer:
         root: dict[str, Any] = self._root
         References(self._schemas, self._targets, self._where).check()
         bounded = [schema for schema in self._schemas.values() if schema is not False]
+        self._check_steps(
+            [schema for schema in bounded if "multipleOf" in schema], any(map(_merges, bounded))
+        )
         # Where schemas are merged, "any value" must stay the compiler's own: a reference cannot be merged
         # with itself.
         explicit = not any(map(_merges, bounded))
@@ -114,6 +120,13 @@ class _Writer:
         if explicit:
             root.setdefault("$defs", {})[_ANY] = self._any_value()
         return root
+
+    def _check_steps(self, schemas: list[dict[str, Any]], merged: bool) -> None:
+        costs = [num_remainders(schema["multipleOf"]) for schema in schemas]
+        if sum(costs) > MAX_REMAINDERS:
+            refuse(self._where, "the values of multipleOf together are too many: check some of them yourself")
+        if merged and len(costs) > 1 and max(costs) > 1:
+            refuse(self._where, "several multipleOf in a schema with allOf or sibling keywords: give one")
 
     def _write(self, value: Any, path: Path, depth: int) -> Any:
         where = place(self._where, path)
@@ -151,7 +164,9 @@ class _Writer:
                 self._targets[path] = path_of(inner)
                 new[keyword] = pointer_to(self._targets[path], self._prefix)
             elif keyword != "uniqueItems":
-                new[keyword] = inner
+                new[keyword] = _with_whole_numbers(inner)
+        if len(new.get("properties", {}).keys() - set(new.get("required", ()))) > MAX_OPTIONAL:
+            refuse(where, f"over {MAX_OPTIONAL} optional properties in one object: require some of them")
         return new
 
     def _say_any(self, schema: dict[str, Any]) -> None:
@@ -180,6 +195,17 @@ class _Writer:
                 {"type": "object", "additionalProperties": any_value},
             ]
         }
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    """Write 3.0 as 3, which is matched exactly, in the value of a keyword."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_with_whole_numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_whole_numbers(item) for key, item in value.items()}
+    return value
 
 
 def _merges(schema: dict[str, Any]) -> bool:

@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Collection
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def _fits(value: Any, schema: Any, root: Any) -> bool:
         in_range = (
             low <= value <= high and (above is None or value > above) and (below is None or value < below)
         )
-        return in_range and ("multipleOf" not in schema or value % schema["multipleOf"] == 0)
+        return in_range and Decimal(repr(value)) % Decimal(repr(schema.get("multipleOf", value or 1))) == 0
     if isinstance(value, list):
         firsts = schema.get("prefixItems", [])
         parts = [firsts[idx] if idx < len(firsts) else schema.get("items", True) for idx in range(len(value))]

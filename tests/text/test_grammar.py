@@ -256,7 +256,7 @@ def test_grammars_are_kept_within_bounds(kit: Kit) -> None:
 
 def test_wrong_arguments(kit: Kit) -> None:
     for call, problem in [
-        (lambda: GrammarCompiler(kit.tokenizer, 1000, ()), "at least one id"),
+        (lambda: GrammarCompiler(kit.tokenizer, 1000, ()), "give an id below"),
         (lambda: GrammarCompiler(kit.tokenizer, 1000, (1000,)), "below the vocabulary"),
         (lambda: kit.compiler.regex("a", thinking="yes"), "thinking='yes'"),  # type: ignore[arg-type]
         (lambda: kit.compiler.tool_calls([]), "non-empty"),
