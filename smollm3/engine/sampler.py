@@ -83,16 +83,16 @@ def process_(logits: Tensor, samples: Sequence[Sample], errors: dict[int, SmolLM
     if not drawn:
         return logits
     params = [samples[row].params for row in drawn]
-    warped = sampling.warp(
-        logits if len(drawn) == len(samples) else logits[drawn],
+    warped = logits if len(drawn) == len(samples) else logits[drawn]
+    sampling.warp_(
+        warped,
         [p.temperature for p in params],
         [p.top_k for p in params],
         [p.top_p for p in params],
         [p.min_p for p in params],
     )
-    if len(drawn) == len(samples):
-        return warped
-    logits[drawn] = warped
+    if warped is not logits:
+        logits[drawn] = warped
     return logits
 
 

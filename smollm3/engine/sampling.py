@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-NUM_CANDIDATES = 1024  # likeliest ids that nearly always hold a nucleus; else 16 times more, then all
+NUM_CANDIDATES = 64  # likeliest ids that mostly hold a nucleus; else 16 times more, and so on to all
+NUM_LINES = 64  # a row is laid out as, to look for its largest logits by columns
+STRETCH = 512  # neighbouring ids whose masses are summed before one of them is drawn
 
 
 def add_(logits: Tensor, rows: Tensor, ids: Tensor, values: Tensor) -> None:
@@ -39,55 +41,62 @@ def forbid_(logits: Tensor, rows: Tensor, ids: Tensor) -> None:
     logits[rows, ids] = -math.inf
 
 
-def warp(
+def warp_(
     logits: Tensor,
     temperature: Sequence[float],
     top_k: Sequence[int],
     top_p: Sequence[float],
     min_p: Sequence[float],
-) -> Tensor:
-    """Return logits [R, V] over the temperature, -inf where top-k, then top-p, then min-p rule an id out.
+) -> None:
+    """Divide logits [R, V] by the temperature; -inf where top-k, then top-p, then min-p rule an id out.
 
     Off is 0 for top_k, 1 for top_p, 0 for min_p.
     """
     if any(t != 1.0 for t in temperature):
-        logits = logits / _column(temperature, logits)
-    if not (any(top_k) or any(p < 1 for p in top_p) or any(min_p)):
-        return logits
-    floor = _floor(logits, top_k, top_p, min_p)
-    return torch.where(logits < floor, -math.inf, logits)
-
-
-def _floor(logits: Tensor, top_k: Sequence[int], top_p: Sequence[float], min_p: Sequence[float]) -> Tensor:
-    """Return the smallest logit that each row keeps, [R, 1]."""
-    V = logits.shape[-1]
-    largest_k = min(max(top_k), V)
-    nucleus = any(p < 1 for p in top_p)
-    num = min(V, max(largest_k, NUM_CANDIDATES if nucleus and min(top_k) == 0 else 0, 1))
-    candidates = logits.topk(num).values  # [R, C], descending
-    floor = torch.full_like(candidates[:, :1], -math.inf)
-    if largest_k:
-        k = torch.tensor([min(k, V) for k in top_k], device=logits.device)[:, None]
-        floor = torch.where(k > 0, candidates.gather(1, (k - 1).clamp_(min=0)), floor)
-    if nucleus:
-        floor = torch.maximum(floor, _nucleus_floor(logits, candidates, floor, _column(top_p, logits)))
+        logits /= _column(temperature, logits)
+    if any(top_k):
+        num = min(max(top_k), logits.shape[-1])
+        largest = _largest(logits, num)
+        k = torch.tensor([min(k, num) for k in top_k], device=logits.device)[:, None]
+        _cut_(logits, torch.where(k > 0, largest.gather(1, (k - 1).clamp_(min=0)), -math.inf))
+    if any(p < 1 for p in top_p):
+        _cut_(logits, _nucleus_floor(logits, _column(top_p, logits)))
     if any(min_p):
         below = [math.log(p) if p else -math.inf for p in min_p]
-        floor = torch.maximum(floor, candidates[:, :1] + _column(below, logits))
-    return floor
+        _cut_(logits, logits.amax(-1, keepdim=True) + _column(below, logits))
 
 
-def _nucleus_floor(logits: Tensor, candidates: Tensor, floor: Tensor, top_p: Tensor) -> Tensor:
+def _cut_(logits: Tensor, floor: Tensor) -> None:
+    logits.masked_fill_(logits < floor, -math.inf)
+
+
+def _largest(logits: Tensor, num: int) -> Tensor:
+    """Return the `num` largest logits of each row [R, num], descending, without ordering the whole row.
+
+    They lie in the `num` columns whose own largest logits are largest.
+    """
+    R, V = logits.shape
+    whole = V // NUM_LINES * NUM_LINES
+    if num * NUM_LINES * 2 > whole:
+        return logits.topk(num).values
+    lines = logits[:, :whole].view(R, NUM_LINES, -1)  # [R, NUM_LINES, columns]
+    best = lines.amax(1).topk(num, sorted=False).indices  # [R, num]
+    found = lines.gather(2, best[:, None].expand(-1, NUM_LINES, -1)).flatten(1)
+    return torch.cat((found, logits[:, whole:]), 1).topk(num).values
+
+
+def _nucleus_floor(logits: Tensor, top_p: Tensor) -> Tensor:
     """Return the smallest logit of the shortest run of likeliest ids whose mass reaches top_p, [R, 1]."""
-    kept = torch.where(logits < floor, -math.inf, logits)
-    log_mass = kept.logsumexp(-1, keepdim=True)
+    V = logits.shape[-1]
+    log_mass = logits.logsumexp(-1, keepdim=True)
+    candidates = _largest(logits, min(NUM_CANDIDATES, V))
     while True:
-        p = torch.where(candidates < floor, 0.0, (candidates - log_mass).double().exp())
+        p = (candidates - log_mass).double().exp()
         reached = p.cumsum(-1)
-        whole = candidates.shape[-1] == logits.shape[-1]
-        if whole or bool(((reached[:, -1:] >= top_p) | (candidates[:, -1:] < floor) | (top_p >= 1)).all()):
+        whole = candidates.shape[-1] == V
+        if whole or bool(((reached[:, -1:] >= top_p) | candidates[:, -1:].isneginf() | (top_p >= 1)).all()):
             break
-        candidates = logits.topk(min(16 * candidates.shape[-1], logits.shape[-1])).values
+        candidates = _largest(logits, min(16 * candidates.shape[-1], V))
     inside = reached - p < top_p
     inside[:, 0] = True
     lowest = torch.where(inside, candidates, math.inf).amin(-1, keepdim=True)
@@ -95,11 +104,29 @@ def _nucleus_floor(logits: Tensor, candidates: Tensor, floor: Tensor, top_p: Ten
 
 
 def draw(scores: Tensor, uniforms: Sequence[float]) -> Tensor:
-    """Return ids [R]: each row's inverse cumulative distribution, ids ascending, at uniforms in [0, 1)."""
-    cdf = scores.double().softmax(-1).cumsum(-1)
-    total = cdf[:, -1:]
-    target = torch.minimum(_column(uniforms, cdf) * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cdf, target, right=True)[:, 0]
+    """Return ids [R]: each row's inverse cumulative distribution, ids ascending, at uniforms in [0, 1).
+
+    A stretch of ids is found by the masses of all stretches, then the id by those of its stretch.
+    """
+    R, V = scores.shape
+    weights = scores.new_zeros(R, -(-V // STRETCH), STRETCH)
+    flat = weights.view(R, -1)[:, :V]
+    torch.sub(scores, scores.amax(-1, keepdim=True), out=flat)
+    flat.exp_()
+    rows = torch.arange(R, device=scores.device)
+    reached = weights.sum(-1, dtype=torch.float64).cumsum(-1)  # [R, V / STRETCH]
+    stretch, rest = _invert(reached, _column(uniforms, reached) * reached[:, -1:])
+    inside = weights[rows, stretch].double().cumsum(-1)  # [R, STRETCH]
+    return stretch * STRETCH + _invert(inside, rest)[0]
+
+
+def _invert(reached: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where rising sums [R, N] first pass target [R, 1], and what is left of the target there."""
+    total = reached[:, -1:]
+    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
+    at = torch.searchsorted(reached, target, right=True)
+    before = reached.gather(1, (at - 1).clamp_(min=0)).masked_fill_(at == 0, 0.0)
+    return at[:, 0], target - before
 
 
 def log_probabilities(logits: Tensor, ids: Tensor, num_top: int) -> tuple[Tensor, Tensor, Tensor]:

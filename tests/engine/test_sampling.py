@@ -16,13 +16,15 @@ OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 def warp(logits: Tensor, *rows: dict[str, float]) -> Tensor:
     options = [{**OFF, **row} for row in rows]
-    return sampling.warp(
+    logits = logits.clone()
+    sampling.warp_(
         logits,
         [o["temperature"] for o in options],
         [int(o["top_k"]) for o in options],
         [o["top_p"] for o in options],
         [o["min_p"] for o in options],
     )
+    return logits
 
 
 def kept_by_definition(
@@ -94,9 +96,24 @@ def test_ids_that_are_ruled_out_before_stay_out() -> None:
         assert warp(logits, options).isfinite().tolist() == [[True, False, True, False]]
 
 
-def test_options_that_are_off_return_the_logits_themselves() -> None:
+def test_options_that_are_off_change_nothing() -> None:
     logits = torch.randn(2, 7)
-    assert warp(logits, {}, {}) is logits
+    assert torch.equal(warp(logits, {}, {}), logits)
+
+
+@pytest.mark.parametrize(("vocab_size", "num"), [(10_000, 7), (10_001, 50), (300, 50), (64, 64), (5, 5)])
+def test_the_largest_logits_are_those_of_a_full_sort(vocab_size: int, num: int) -> None:
+    logits = torch.randn(3, vocab_size, generator=torch.Generator().manual_seed(6)).round(decimals=1)
+    assert torch.equal(sampling._largest(logits, num), logits.sort(descending=True).values[:, :num])
+
+
+def test_a_draw_is_that_of_the_plain_definition() -> None:
+    scores = torch.randn(200, 3001, generator=torch.Generator().manual_seed(7)) * 4
+    scores[::2, torch.arange(3001) % 50 != 3] = -math.inf
+    uniforms = [Random(8).random() for _ in range(200)]
+    reached = scores.double().softmax(-1).cumsum(-1)
+    expected = torch.searchsorted(reached, torch.tensor(uniforms).double()[:, None], right=True)[:, 0]
+    assert torch.equal(sampling.draw(scores, uniforms), expected)
 
 
 def test_rows_do_not_look_at_each_other() -> None:
@@ -169,19 +186,19 @@ class Operators(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("options", "num"),
+    ("options", "ordered"),
     [
-        ({"top_k": 50}, 50),
-        ({"top_k": 50, "top_p": 0.95}, 50),
-        ({"top_p": 0.95}, sampling.NUM_CANDIDATES),
-        ({"min_p": 0.05}, 1),
-        ({"temperature": 0.7}, None),
+        ({"top_k": 50}, [50, 50]),
+        ({"top_k": 50, "top_p": 0.95}, [50, 50, 64, 64]),
+        ({"top_p": 0.95}, [64, 64]),
+        ({"min_p": 0.05}, []),
+        ({"temperature": 0.7}, []),
     ],
 )
 def test_of_a_large_vocabulary_only_the_top_is_put_in_order(
-    options: dict[str, float], num: int | None
+    options: dict[str, float], ordered: list[int]
 ) -> None:
     logits = torch.randn(1, 128_256, generator=torch.Generator().manual_seed(5)) * 6
     with Operators() as operators:
         warp(logits, options)
-    assert operators.ordered == ([] if num is None else [num])
+    assert operators.ordered == ordered
