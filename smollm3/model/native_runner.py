@@ -229,6 +229,10 @@ class NativeRunner:
         slot = self.open(len(token_ids))
         try:
             whole = Row(slot, token_ids, 0, num_logits=0)
+            if not self.fits([whole]):
+                raise CacheFullError(
+                    f"the KV cache has no room for {len(token_ids)} ids now: try again later"
+                )
             self._blocks.extend(slot, 0, token_ids)
             parts = [
                 self.network.hidden([self._step_row(piece) for piece in step]) for step in _chunks([whole])

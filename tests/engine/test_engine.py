@@ -291,3 +291,25 @@ def test_stats_tell_the_processor_time_of_model_and_sampling() -> None:
     stats = engine.stats()
     assert stats.forward_cpu_seconds_total >= 0.05
     assert 0 < stats.sampling_cpu_seconds_total < stats.forward_cpu_seconds_total
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED, replace(SAMPLED, top_p=0.9, top_k=9, min_p=0.01)])
+def test_logits_that_are_not_finite_fail_their_sample_alone(params: SamplingParams) -> None:
+    class Broken(FakeRunner):
+        def logits_after(self, ids: Sequence[int]) -> Tensor:
+            logits = super().logits_after(ids)
+            return logits * torch.nan if ids[0] == 1 and len(ids) == 4 else logits
+
+    runner = Broken()
+    engine = Engine(runner)
+    bad, good = engine.add(Request([1, 2], params)), engine.add(Request([2, 2], params))
+    outputs = []
+    while engine.has_work:
+        outputs += engine.step()
+    assert [o.token_id for o in outputs if o.request_idx == good] == [
+        o.token_id for o in generate(runner, [Request([2, 2], params)])
+    ]
+    failed = [o for o in outputs if o.request_idx == bad]
+    assert [o.error is not None for o in failed] == [False, False, True]
+    assert "NaN" in str(failed[-1].error)
+    assert runner.slots == {}

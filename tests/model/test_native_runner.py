@@ -391,6 +391,8 @@ def test_fits_counts_blocks() -> None:
     runner.forward([Row(a, [1] * 2, 190), Row(b, prompt(3), 0)])
     with pytest.raises(CacheFullError):
         runner.fork(b)
+    with pytest.raises(CacheFullError, match="no room for 9 ids"):
+        runner.hidden(prompt(9))
     runner.close(a, prompt(190))
     assert runner.fits([Row(b, prompt(189), 3)])
     runner.fork(b)
