@@ -2,40 +2,126 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <initializer_list>
+#include <vector>
+
 #include "kernels.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #if defined(SM3_X86)
+#include <cpuid.h>
+
+struct Processor {
+    uint32_t one_c = 0, seven_b = 0, seven_c = 0, seven_d = 0, more_a = 0;
+    uint64_t saved = 0;  // XCR0: registers that the system keeps for each thread
+    Processor() {
+        uint32_t a, b, c, d;
+        if (__get_cpuid(1, &a, &b, &one_c, &d) && one_c >> 27 & 1) {
+            uint32_t low, high;
+            __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+            saved = uint64_t(high) << 32 | low;
+        }
+        if (!__get_cpuid_count(7, 0, &a, &seven_b, &seven_c, &seven_d)) return;
+        if (a >= 1) __get_cpuid_count(7, 1, &more_a, &b, &c, &d);
+    }
+};
+
+static bool all(uint64_t word, std::initializer_list<int> bits) {
+    for (int bit : bits)
+        if (!(word >> bit & 1)) return false;
+    return true;
+}
+
+static const Processor& processor() {
+    static const Processor p;
+    return p;
+}
+
+static bool has_amx() {  // the system keeps tiles, and the processor has tiles and their products of int8
+#if defined(SM3_AMX_EMULATED)
+    return true;
+#else
+    return all(processor().saved, {17, 18}) && all(processor().seven_d, {24, 25});
+#endif
+}
+
+// Asks the kernel once for this process's use of tiles.
+static bool amx_granted() {
+#if defined(SM3_AMX_EMULATED)
+    return true;
+#elif defined(__linux__)
+    return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
+#else
+    return false;
+#endif
+}
+
+// A small product through `kernels`: 17 rows, 19 tokens, every group of 64.
+static std::vector<float> small_product(const Kernels& kernels) {
+    constexpr int64_t ROWS = 17, COLS = 192, TOKENS = 19, GROUP = 64, GROUPS = COLS / GROUP;
+    Sm3Matrix w{};
+    w.kind = SM3_W4, w.group = GROUP, w.zero = 8, w.rows = ROWS, w.cols = COLS;
+    std::vector<uint8_t> codes(ROWS * COLS), panels(size_t(sm3_packed_size(&w)));
+    std::vector<float> scales(ROWS * GROUPS, 0.013f), row(COLS), out(ROWS * TOKENS);
+    for (size_t i = 0; i < codes.size(); i++) codes[i] = uint8_t(i * 2654435761u >> 28);
+    sm3_pack(&w, codes.data(), scales.data(), nullptr, panels.data());
+    w.data = panels.data();
+    std::vector<int8_t> x(TOKENS * COLS);
+    std::vector<float> steps(TOKENS * GROUPS + PANEL);
+    std::vector<int32_t> sums(steps.size());
+    const int64_t tiles = tile_count(TOKENS, kernels.max_tile);
+    for (int64_t t = 0; t < TOKENS; t++) {
+        for (size_t i = 0; i < row.size(); i++) row[i] = float(int(uint32_t(i + size_t(t) * 977) * 2654435761u >> 24) - 128);
+        const int64_t tile = tile_of(TOKENS, tiles, t), first = tile_begin(TOKENS, tiles, tile);
+        kernels.quantize(row.data(), COLS, GROUP, tile_begin(TOKENS, tiles, tile + 1) - first, t - first,
+                         x.data() + first * COLS, steps.data() + first * GROUPS, sums.data() + first * GROUPS);
+    }
+    kernels.matmul(w, {x.data(), steps.data(), sums.data(), nullptr, TOKENS, COLS, GROUP}, 0, panel_count(w), out.data(), ROWS, false);
+    return out;
+}
+
+// AMX is used where the kernel grants it and a first product comes out as it does without.
+static const char* why_no_amx() {
+    static const char* const reason = [] {
+        if (!has_amx()) return "";
+        if (!amx_granted()) return "the system refuses AMX tiles to this process";
+        return small_product(kernels_amx) == small_product(kernels_avx512) ? "" : "a product through AMX tiles came out wrong";
+    }();
+    return reason;
+}
+
 static bool machine_has(int32_t isa) {
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                        __builtin_cpu_supports("avx512vnni");
+    const Processor& p = processor();
+    const bool avx2 = all(p.saved, {1, 2}) && all(p.one_c, {12, 28, 29}) && all(p.seven_b, {5});  // FMA, AVX, F16C; AVX2
+    const bool avx512 = avx2 && all(p.saved, {5, 6, 7}) && all(p.seven_b, {16, 17, 30, 31}) && all(p.seven_c, {11});
     switch (isa) {
         case SM3_PORTABLE: return true;
         case SM3_AVX2: return avx2;
-        case SM3_AVX512: return avx512;
-        case SM3_AVX512_BF16: return avx512 && __builtin_cpu_supports("avx512bf16");
+        case SM3_AVX512: return avx512;  // F, DQ, BW, VL, VNNI
+        case SM3_AVX512_BF16: return avx512 && all(p.more_a, {5});
+        case SM3_AMX: return machine_has(SM3_AVX512_BF16) && has_amx() && !*why_no_amx();
         default: return false;
     }
 }
-static const Kernels* const TABLE[] = {&kernels_portable, &kernels_avx2, &kernels_avx512, &kernels_avx512bf16};
-constexpr int32_t ISAS = 4;
+static const Kernels* const TABLE[] = {&kernels_portable, &kernels_avx2, &kernels_avx512, &kernels_avx512bf16, &kernels_amx};
+constexpr int32_t ISAS = 5;
 #else
 static bool machine_has(int32_t isa) { return isa == SM3_PORTABLE; }
+static const char* why_no_amx() { return ""; }
 static const Kernels* const TABLE[] = {&kernels_portable};
 constexpr int32_t ISAS = 1;
 #endif
 
-const Kernels* find_kernels(int32_t isa);
 const Kernels* find_kernels(int32_t isa) {
     return isa >= 0 && isa < ISAS && machine_has(isa) ? TABLE[isa] : nullptr;
 }
 
+SM3_API const char* sm3_amx_missing(void) { return why_no_amx(); }
 SM3_API int32_t sm3_built_isas(void) { return (1 << ISAS) - 1; }
 SM3_API int32_t sm3_best_isa(void) {
     int32_t best = SM3_PORTABLE;

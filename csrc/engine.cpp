@@ -16,7 +16,6 @@
 #include "threads.h"
 
 static thread_local std::string last_error;
-const Kernels* find_kernels(int32_t isa);  // dispatch.cpp
 
 namespace {
 
@@ -42,8 +41,8 @@ struct Prepared {
     Buffer<uint16_t> bf16;
     Activations view{};
     void resize(int64_t rows, int64_t cols, int32_t group) {
-        view = {codes.get(rows * cols), scales.get(rows * cols / group), sums.get(rows * cols / group),
-                bf16.get(rows * cols), rows, cols, group};
+        const int64_t groups = rows * (cols / group) + PANEL;
+        view = {codes.get(rows * cols), scales.get(groups), sums.get(groups), bf16.get(rows * cols), rows, cols, group};
     }
 };
 
@@ -125,13 +124,19 @@ Sm3Engine::Sm3Engine(const Sm3Model& m, int32_t threads, const Kernels* kernels,
 }
 
 // Turns one row into what the weights multiply. The buffers were sized by the caller.
+static void prepare_row(const Kernels& kernels, const Activations& a, int64_t row, const float* x, bool codes, bool bf16) {
+    if (codes) {
+        const int64_t tiles = tile_count(a.rows, kernels.max_tile), tile = tile_of(a.rows, tiles, row);
+        const int64_t first = tile_begin(a.rows, tiles, tile), size = tile_begin(a.rows, tiles, tile + 1) - first;
+        const int64_t groups = a.cols / a.group;
+        kernels.quantize(x, a.cols, a.group, size, row - first, (int8_t*)a.codes + first * a.cols,
+                         (float*)a.scales + first * groups, (int32_t*)a.sums + first * groups);
+    }
+    if (bf16) kernels.to_bf16(x, a.cols, (uint16_t*)a.bf16 + row * a.cols);
+}
+
 void Sm3Engine::prepare(int64_t row, const float* x) {
-    Activations& a = input.view;
-    const int64_t at = row * a.cols, groups = a.cols / a.group;
-    if (any_quantized)
-        kernels->quantize(x, a.cols, a.group, (int8_t*)a.codes + at, (float*)a.scales + row * groups,
-                          (int32_t*)a.sums + row * groups);
-    if (any_bf16) kernels->to_bf16(x, a.cols, (uint16_t*)a.bf16 + at);
+    prepare_row(*kernels, input.view, row, x, any_quantized, any_bf16);
 }
 
 // Products of the prepared input with several matrices in one go, panels shared out among the threads.
@@ -397,10 +402,7 @@ SM3_API int32_t sm3_matmul(const Sm3Matrix* matrix, const float* x, int64_t n, f
         const int32_t group = w.cols % 64 || (w.kind != SM3_BF16 && w.group % 64) ? 32 : 64;
         input.resize(n, w.cols, group);
         pool.run(n, [&](int64_t t) {
-            const int64_t at = t * w.cols, g = t * (w.cols / group);
-            kernels->quantize(x + at, w.cols, group, (int8_t*)input.view.codes + at, (float*)input.view.scales + g,
-                              (int32_t*)input.view.sums + g);
-            kernels->to_bf16(x + at, w.cols, (uint16_t*)input.view.bf16 + at);
+            prepare_row(*kernels, input.view, t, x + t * w.cols, w.kind != SM3_BF16, w.kind == SM3_BF16);
         });
         const int64_t panels = panel_count(w), tasks = std::min(panels, TASKS_PER_THREAD * pool.size());
         pool.run(tasks, [&](int64_t i) {

@@ -8,11 +8,12 @@ constexpr int PANEL = 16;        // rows of a weight panel, lanes of a vector
 constexpr int KV_BLOCK = 64;     // positions of a KV block
 constexpr int SPLIT = 512;       // positions of one attention partial: fixed, so that sums never move
 
-// Quantized activations of `rows` tokens; group is 32 or 64 columns.
+// Quantized activations of `rows` tokens; group is 32 or 64 columns. The rows are cut into tiles of T tokens (see
+// tile_count), and a tile's codes lie as its products want them, [cols / 4][T][4], at tile_begin * cols.
 struct Activations {
-    const int8_t* codes;    // [rows][cols]
-    const float* scales;    // [rows][cols / group]
-    const int32_t* sums;    // [rows][cols / group], sum of a group's codes
+    const int8_t* codes;
+    const float* scales;    // [groups][T], tile by tile
+    const int32_t* sums;    // [groups][T], sum of a group's codes; both with room for a vector behind the last
     const uint16_t* bf16;   // [rows][cols], for bf16 weights
     int64_t rows, cols;
     int32_t group;
@@ -34,12 +35,19 @@ struct AttentionTask {
     float* partial;         // [group][head_dim + 2]: sum of exp(s - max) * v, max, sum of exp
 };
 
+// The rows of a step in as few tiles of at most `most` tokens as there can be, all about equal.
+inline int64_t tile_count(int64_t rows, int64_t most) { return (rows + most - 1) / most; }
+inline int64_t tile_begin(int64_t rows, int64_t tiles, int64_t i) { return rows * i / tiles; }
+inline int64_t tile_of(int64_t rows, int64_t tiles, int64_t row) { return ((row + 1) * tiles - 1) / rows; }
+
 struct Kernels {
+    int64_t max_tile;  // tokens that share one unpacked panel
     // out[m * out_stride + n] (+)= sum_k W[n][k] x[m][k] + bias[n], for the panels [begin, end).
     void (*matmul)(const Sm3Matrix& w, const Activations& x, int64_t begin, int64_t end, float* out,
                    int64_t out_stride, bool accumulate);
-    // x [cols] -> codes, scales, sums of its groups.
-    void (*quantize)(const float* x, int64_t cols, int32_t group, int8_t* codes, float* scales, int32_t* sums);
+    // x [cols] -> codes, scales, sums of its groups, as token m of a tile that begins there.
+    void (*quantize)(const float* x, int64_t cols, int32_t group, int64_t tile, int64_t m, int8_t* codes,
+                     float* scales, int32_t* sums);
     void (*to_bf16)(const float* x, int64_t cols, uint16_t* out);
     void (*rms_norm)(const float* x, const float* weight, int64_t cols, float eps, float* out);
     // gate <- silu(gate) * up
@@ -55,6 +63,9 @@ extern const Kernels kernels_portable;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512bf16;
+extern const Kernels kernels_amx;
+
+const Kernels* find_kernels(int32_t isa);  // dispatch.cpp; null where this machine or this build lacks it
 
 inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 inline int64_t panel_scale_bytes(const Sm3Matrix& w) {

@@ -2,12 +2,13 @@
 #pragma once
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 struct f32 { __m256 a, b; };
 struct i32 { __m256i a, b; };
 typedef i32 u8;
 
-constexpr int W8_SHIFT = 128;  // dot_w8 works on signed codes
+constexpr int W8_SHIFT = 128;  // dot works on signed codes
 
 #define SM3_BOTH(name, op) static inline f32 name(f32 x, f32 y) { return {op(x.a, y.a), op(x.b, y.b)}; }
 SM3_BOTH(f_add, _mm256_add_ps)
@@ -60,6 +61,14 @@ static inline f32 f_load_i8(const int8_t* p) {
 
 static inline i32 i_set1(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 static inline i32 i_zero() { return i_set1(0); }
+static inline i32 i_load(const int32_t* p) {
+    return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 8))};
+}
+static inline void i_store(int32_t* p, i32 x) {
+    _mm256_storeu_si256((__m256i*)p, x.a);
+    _mm256_storeu_si256((__m256i*)(p + 8), x.b);
+}
+static inline i32 i_mul(i32 x, i32 y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
 static inline i32 i_add(i32 x, i32 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 static inline i32 i_sub(i32 x, i32 y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
 static inline int32_t i_sum(i32 x) {
@@ -94,18 +103,19 @@ static inline u8 u_lookup(u8 table, u8 codes) {
 static inline __m256i dot_half_w4(__m256i acc, __m256i codes, __m256i a) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, a), _mm256_set1_epi16(1)));
 }
-static inline i32 dot_w4(i32 acc, u8 codes, int32_t a) {
-    const __m256i x = _mm256_set1_epi32(a);
-    return {dot_half_w4(acc.a, codes.a, x), dot_half_w4(acc.b, codes.b, x)};
-}
 // Eight-bit codes: |w| times the activation with w's sign, so that pairs stay below 2^15.
 static inline __m256i dot_half_w8(__m256i acc, __m256i codes, __m256i a) {
     const __m256i w = _mm256_xor_si256(codes, _mm256_set1_epi8(char(0x80)));
     return dot_half_w4(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
 }
-static inline i32 dot_w8(i32 acc, u8 codes, int32_t a) {
-    const __m256i x = _mm256_set1_epi32(a);
-    return {dot_half_w8(acc.a, codes.a, x), dot_half_w8(acc.b, codes.b, x)};
+// acc[lane] += sum of four products of a lane's codes with the four activations at `x`; WIDE: codes of eight bits.
+template <bool WIDE>
+static inline i32 dot(i32 acc, u8 codes, const int8_t* x) {
+    int32_t word;
+    memcpy(&word, x, 4);
+    const __m256i four = _mm256_set1_epi32(word);
+    if (WIDE) return {dot_half_w8(acc.a, codes.a, four), dot_half_w8(acc.b, codes.b, four)};
+    return {dot_half_w4(acc.a, codes.a, four), dot_half_w4(acc.b, codes.b, four)};
 }
 
 typedef i32 bf16x32;

@@ -2,6 +2,7 @@
 #pragma once
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef __m512 f32;
 typedef __m512i i32;
@@ -39,12 +40,18 @@ static inline f32 f_load_i8(const int8_t* p) {
 
 static inline i32 i_zero() { return _mm512_setzero_si512(); }
 static inline i32 i_set1(int32_t x) { return _mm512_set1_epi32(x); }
+static inline i32 i_load(const int32_t* p) { return _mm512_loadu_si512(p); }
+static inline void i_store(int32_t* p, i32 x) { _mm512_storeu_si512(p, x); }
+static inline i32 i_mul(i32 a, i32 b) { return _mm512_mullo_epi32(a, b); }
 static inline i32 i_add(i32 a, i32 b) { return _mm512_add_epi32(a, b); }
 static inline i32 i_sub(i32 a, i32 b) { return _mm512_sub_epi32(a, b); }
 static inline int32_t i_sum(i32 a) { return _mm512_reduce_add_epi32(a); }
 static inline void i_store_i8(int8_t* p, i32 a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(a)); }
 
 static inline u8 u_load(const uint8_t* p) { return _mm512_loadu_si512(p); }
+static inline void u_store(void* p, u8 x) { _mm512_storeu_si512(p, x); }
+static inline u8 u_set1(uint8_t x) { return _mm512_set1_epi8(char(x)); }
+static inline u8 u_sub(u8 a, u8 b) { return _mm512_sub_epi8(a, b); }
 static inline u8 u_low(u8 x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 static inline u8 u_high(u8 x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
 static inline u8 u_table(const uint8_t* sixteen) {
@@ -52,9 +59,13 @@ static inline u8 u_table(const uint8_t* sixteen) {
 }
 static inline u8 u_lookup(u8 table, u8 codes) { return _mm512_shuffle_epi8(table, codes); }
 
-// acc[lane] += sum of four products of a lane's codes with the four activations in `a`.
-static inline i32 dot_w4(i32 acc, u8 codes, int32_t a) { return _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(a)); }
-static inline i32 dot_w8(i32 acc, u8 codes, int32_t a) { return dot_w4(acc, codes, a); }
+// acc[lane] += sum of four products of a lane's codes with the four activations at `x`; WIDE: codes of eight bits.
+// In assembly, because compilers that see an intrinsic here keep a second copy of every sum and run out of registers.
+template <bool WIDE>
+static inline i32 dot(i32 acc, u8 codes, const int8_t* x) {
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(codes), "m"(*(const int32_t*)x));
+    return acc;
+}
 
 #ifdef __AVX512BF16__
 typedef __m512bh bf16x32;

@@ -61,6 +61,9 @@ static inline f32 f_load_i8(const int8_t* p) { SM3_LANES(f32, float(p[i])) }
 
 static inline i32 i_set1(int32_t x) { SM3_LANES(i32, x) }
 static inline i32 i_zero() { return i_set1(0); }
+static inline i32 i_load(const int32_t* p) { SM3_LANES(i32, p[i]) }
+static inline void i_store(int32_t* p, const i32& x) { memcpy(p, x.v, sizeof x.v); }
+static inline i32 i_mul(const i32& a, const i32& b) { SM3_LANES(i32, a.v[i] * b.v[i]) }
 static inline i32 i_add(const i32& a, const i32& b) { SM3_LANES(i32, a.v[i] + b.v[i]) }
 static inline i32 i_sub(const i32& a, const i32& b) { SM3_LANES(i32, a.v[i] - b.v[i]) }
 static inline int32_t i_sum(const i32& a) {
@@ -82,13 +85,12 @@ static inline u8 u_high(const u8& x) { SM3_BYTES(x.v[i] >> 4) }
 static inline u8 u_table(const uint8_t* sixteen) { SM3_BYTES(sixteen[i & 15]) }
 static inline u8 u_lookup(const u8& table, const u8& codes) { SM3_BYTES(table.v[codes.v[i] & 15]) }
 
-static inline i32 dot_w4(const i32& acc, const u8& codes, int32_t a) {
-    int8_t x[4];
-    memcpy(x, &a, 4);
+// acc[lane] += sum of four products of a lane's codes with the four activations at `x`.
+template <bool WIDE>
+static inline i32 dot(const i32& acc, const u8& codes, const int8_t* x) {
     SM3_LANES(i32, acc.v[i] + codes.v[4 * i] * x[0] + codes.v[4 * i + 1] * x[1] + codes.v[4 * i + 2] * x[2] +
                        codes.v[4 * i + 3] * x[3])
 }
-static inline i32 dot_w8(const i32& acc, const u8& codes, int32_t a) { return dot_w4(acc, codes, a); }
 
 struct bf16x32 { uint16_t v[32]; };
 static inline bf16x32 b_load(const uint16_t* p) {

@@ -103,7 +103,7 @@ def describe_native_engine() -> dict[str, Any]:
     status = native_status()
     if not status.available:
         return {"instruction_set": None, "missing": status.reason}
-    return {"instruction_set": status.isa, "usable": list(status.isas), "missing": None}
+    return {"instruction_set": status.isa, "usable": list(status.isas), "missing": status.reason or None}
 
 
 def describe_extras() -> list[dict[str, Any]]:
@@ -136,7 +136,8 @@ def machine_lines(machine: dict[str, Any]) -> list[str]:
         f"              {' '.join(cpu['instruction_sets']) or 'instruction sets unknown'}",
     ]
     native = machine["native_engine"]
-    lines.append(f"native engine {native['instruction_set'] or 'none: ' + native['missing']}")
+    why = f" ({native['missing']})" if native["instruction_set"] and native["missing"] else ""
+    lines.append(f"native engine {native['instruction_set'] or 'none: ' + native['missing']}{why}")
     for device in machine["accelerators"]:
         if "missing" in device:
             lines.append(f"{device['device']:<13} none: {device['missing']}")

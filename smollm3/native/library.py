@@ -11,7 +11,7 @@ from pathlib import Path
 
 ABI_VERSION = 1
 LIBRARY_NAMES = ("_smollm3.so", "_smollm3.dylib", "_smollm3.dll")
-ISA_NAMES = ("portable", "avx2", "avx512", "avx512bf16")
+ISA_NAMES = ("portable", "avx2", "avx512", "avx512bf16", "amx")
 KIND_BF16, KIND_W4, KIND_W8 = 0, 1, 2
 
 
@@ -87,6 +87,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "sm3_abi_version": (ctypes.c_int32, []),
     "sm3_best_isa": (ctypes.c_int32, []),
     "sm3_built_isas": (ctypes.c_int32, []),
+    "sm3_amx_missing": (ctypes.c_char_p, []),
     "sm3_block_size": (ctypes.c_int32, []),
     "sm3_block_bytes": (ctypes.c_int64, [ctypes.c_void_p]),
     "sm3_create": (
@@ -146,7 +147,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 
 @dataclass(frozen=True)
 class NativeStatus:
-    """Whether the native engine can run here, and if not, why."""
+    """Whether the native engine can run here, and if not, why; or why AMX is not used though it is there."""
 
     available: bool
     reason: str
@@ -185,7 +186,8 @@ def native_status() -> NativeStatus:
     except OSError as error:
         return NativeStatus(False, str(error))
     best = int(library.sm3_best_isa())
-    return NativeStatus(True, "", ISA_NAMES[best], ISA_NAMES[: best + 1])
+    note = str(library.sm3_amx_missing().decode())
+    return NativeStatus(True, note, ISA_NAMES[best], ISA_NAMES[: best + 1])
 
 
 def last_error(library: ctypes.CDLL) -> str:

@@ -1,0 +1,140 @@
+"""The AMX kernels over emulated tiles: the bits of AVX-512, for every layout and awkward number of tokens.
+
+The tiles' meaning is written out in csrc/simd_amx.h after Intel's manual; no machine with AMX is needed, but
+one with AVX-512, whose lanes the rest of the unit uses.
+"""
+
+import ctypes
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smollm3.native import library as native_library
+from smollm3.native.library import ISA_NAMES, native_status, open_library
+from smollm3.native.matrix import KIND_W4, KIND_W8, Layout, from_bf16, pack
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from hatch_build import build_library, find_compiler  # noqa: E402
+
+AMX, AVX512 = ISA_NAMES.index("amx"), ISA_NAMES.index("avx512")
+HAS_AVX512 = "avx512bf16" in native_status().isas
+LAYOUTS = {
+    "int4-g32": Layout(KIND_W4, 32, zero=8),
+    "int4-g64": Layout(KIND_W4, 64, zero=8),
+    "int4-g128": Layout(KIND_W4, 128, zero=8),
+    "int4-min-g32": Layout(KIND_W4, 32, has_min=True),
+    "int4-min-g64": Layout(KIND_W4, 64, has_min=True),
+    "nf4-g64": Layout(
+        KIND_W4, 64, table=(-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127)
+    ),
+    "int8-g32": Layout(KIND_W8, 32, zero=128),
+    "int8-g64": Layout(KIND_W8, 64, zero=128),
+    "int8-g128": Layout(KIND_W8, 128, zero=128),
+}
+SIZES = [
+    (16, 128),
+    (37, 384),
+    (5, 96),
+    (50, 4224),
+]  # odd rows; columns that only divide by 32; more than a chunk
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    path = tmp_path_factory.mktemp("amx") / "libsmollm3.so"
+    compiler = find_compiler()
+    assert compiler is not None
+    build_library(compiler, ROOT / "csrc", path, ["-DSM3_AMX_EMULATED"])
+    return open_library(path)
+
+
+def products(
+    library: ctypes.CDLL, layout: Layout, rows: int, cols: int, tokens: int, isa: int, threads: int = 2
+) -> np.ndarray:
+    rng = np.random.default_rng(rows * cols)
+    codes = rng.integers(0, 256 if layout.kind == KIND_W8 else 16, (rows, cols)).astype(np.uint8)
+    scales = (rng.random((rows, cols // layout.group)) * 0.01).astype(np.float32)
+    mins = rng.normal(0, 0.1, scales.shape).astype(np.float32) if layout.has_min else None
+    matrix = pack(layout, codes, scales, mins)
+    x = rng.normal(size=(100, cols)).astype(np.float32)[:tokens].copy()
+    x[0, 3] = 1000.0
+    bias = rng.normal(size=rows).astype(np.float32)
+    out = np.empty((tokens, rows), np.float32)
+    c = matrix.describe(bias)
+    code = library.sm3_matmul(ctypes.byref(c), x.ctypes.data, tokens, out.ctypes.data, threads, isa)
+    assert code == 0, library.sm3_error()
+    return out
+
+
+@pytest.mark.skipif(not HAS_AVX512, reason="the unit's lanes need AVX-512")
+@pytest.mark.parametrize("tokens", [1, 7, 8, 16, 33, 100])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_tiles_give_the_bits_of_avx512(emulated: ctypes.CDLL, name: str, tokens: int) -> None:
+    layout = LAYOUTS[name]
+    for rows, cols in SIZES:
+        if cols % layout.group == 0 and (cols < 4000 or tokens in (8, 33)):
+            got = products(emulated, layout, rows, cols, tokens, AMX)
+            np.testing.assert_array_equal(got, products(emulated, layout, rows, cols, tokens, AVX512))
+
+
+@pytest.mark.skipif(not HAS_AVX512, reason="the unit's lanes need AVX-512")
+def test_amx_is_chosen_after_its_first_product_was_right(emulated: ctypes.CDLL) -> None:
+    assert emulated.sm3_best_isa() == AMX
+    assert emulated.sm3_amx_missing() == b""
+
+
+@pytest.mark.skipif(not HAS_AVX512, reason="the unit's lanes need AVX-512")
+def test_bf16_weights_and_nan_run_beside_tiles(emulated: ctypes.CDLL) -> None:
+    rng = np.random.default_rng(1)
+    matrix = from_bf16((rng.normal(size=(20, 96)).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16))
+    x = rng.normal(size=(33, 96)).astype(np.float32)
+    x[4, 4] = np.nan
+    outs = []
+    for isa in (ISA_NAMES.index("avx512bf16"), AMX):
+        outs.append(np.empty((33, 20), np.float32))
+        c = matrix.describe()
+        assert not emulated.sm3_matmul(ctypes.byref(c), x.ctypes.data, 33, outs[-1].ctypes.data, 1, isa)
+    np.testing.assert_array_equal(*outs)
+    assert np.isnan(outs[0][4]).all()
+    assert np.isfinite(outs[0][5]).all()
+
+
+def test_a_wrong_product_keeps_amx_off_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        @staticmethod
+        def sm3_best_isa() -> int:
+            return AMX - 1
+
+        @staticmethod
+        def sm3_amx_missing() -> bytes:
+            return b"a product through AMX tiles came out wrong"
+
+    monkeypatch.setattr(native_library, "load_library", Library)
+    status = native_library.native_status.__wrapped__()
+    assert status.available
+    assert status.isa == "avx512bf16"
+    assert "came out wrong" in status.reason
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_AVX512, reason="the real AMX unit is compiled for x86 only")
+@pytest.mark.parametrize("compiler", ["g++", "clang++", "clang++-16"])
+def test_compilers_that_are_here_build_it_without_warnings_and_with_tile_instructions(
+    compiler: str, tmp_path: Path
+) -> None:
+    path = shutil.which(compiler)
+    if path is None:  # nothing to compile with
+        return
+    target = tmp_path / "libsmollm3.so"
+    # gcc 12 warns of variables in its own headers
+    own = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"] if compiler == "g++" else []
+    build_library(path, ROOT / "csrc", target, ["-Wall", "-Wextra", "-Werror", *own])
+    code = subprocess.run(["objdump", "-d", str(target)], capture_output=True, text=True, check=True).stdout
+    for instruction in ("ldtilecfg", "tilezero", "tileloadd", "tdpbssd", "tilestored", "tilerelease"):
+        assert instruction in code
