@@ -63,7 +63,8 @@ static inline i32 i_set1(int32_t x) { SM3_LANES(i32, x) }
 static inline i32 i_zero() { return i_set1(0); }
 static inline i32 i_load(const int32_t* p) { SM3_LANES(i32, p[i]) }
 static inline void i_store(int32_t* p, const i32& x) { memcpy(p, x.v, sizeof x.v); }
-static inline i32 i_mul(const i32& a, const i32& b) { SM3_LANES(i32, a.v[i] * b.v[i]) }
+// Wraps: lanes without a token hold anything.
+static inline i32 i_mul(const i32& a, const i32& b) { SM3_LANES(i32, int32_t(uint32_t(a.v[i]) * uint32_t(b.v[i]))) }
 static inline i32 i_add(const i32& a, const i32& b) { SM3_LANES(i32, a.v[i] + b.v[i]) }
 static inline i32 i_sub(const i32& a, const i32& b) { SM3_LANES(i32, a.v[i] - b.v[i]) }
 static inline int32_t i_sum(const i32& a) {
