@@ -77,7 +77,7 @@ class Engine:
             self.runner.cache_tokens_total,
             forward_cpu_seconds_total=self._forward_cpu_s,
             sampling_cpu_seconds_total=self._sampling_cpu_s,
-            **self._totals,
+            **dict(self._totals),  # at once: another thread may ask
         )
 
     @property
