@@ -17,6 +17,7 @@ from smollm3.cli import options as o
 from smollm3.cli.batch_command import batch
 from smollm3.cli.bench_command import bench
 from smollm3.cli.prompt_cache_command import prompt_cache as prompt_cache_command
+from smollm3.cli.serve_command import serve
 from smollm3.cli.settings import Settings
 from smollm3.cli.terminal import one_line
 from smollm3.errors import SmolLM3Error
@@ -245,6 +246,7 @@ def export(
 
 app.command(context_settings={"max_content_width": 100})(batch)
 app.command("prompt-cache", context_settings={"max_content_width": 100})(prompt_cache_command)
+app.command(context_settings={"max_content_width": 100})(serve)
 app.command(context_settings={"max_content_width": 100})(bench)
 
 

@@ -13,6 +13,7 @@ from smollm3.engine.sample import TokenOutput
 from smollm3.errors import SmolLM3Error
 from smollm3.server.engine_thread import Job
 from smollm3.server.errors import GenerationError, SlowClientError
+from smollm3.server.notes import NOTES
 from smollm3.server.work import Event, Token, Work
 from smollm3.text.answer import AnswerText
 from smollm3.text.parser import Delta, ResponseParser
@@ -88,12 +89,20 @@ class Answering:
         *,
         abort: Callable[[Job, int | None], None],
         on_end: Callable[["Answering"], None],
+        began: float = 0.0,
     ) -> None:
+        """`began` is the loop's time, as is `take`'s `now`."""
         self.work = work
         self.job = job
         self._tokenizer = tokenizer
         self._abort = abort
         self._on_end = on_end
+        self._began = began
+        self._first: float | None = None  # when the first and the last ids came
+        self._last = began
+        self.given_up = False
+        self.num_reused = 0
+        self.notes = NOTES.get()
         self._make_token = self._token if work.with_tokens or work.params.logprobs is not None else None
         self._choices = [_Choice(work, tokenizer) for _ in range(work.num_choices)]
         self._num_left = work.num_choices
@@ -111,9 +120,20 @@ class Answering:
         """Ids of all choices so far."""
         return sum(choice.num_generated for choice in self._choices)
 
+    @property
+    def first_seconds(self) -> float | None:
+        """From the queueing to the first id; None while there is none."""
+        return None if self._first is None else self._first - self._began
+
+    @property
+    def token_seconds(self) -> float | None:
+        """Between two ids of one choice, on average; None while no choice has two."""
+        num = max(choice.num_generated for choice in self._choices) - 1
+        return None if self._first is None or num < 1 else (self._last - self._first) / num
+
     # The service's side
 
-    def take(self, outputs: Sequence[TokenOutput]) -> None:
+    def take(self, outputs: Sequence[TokenOutput], now: float = 0.0) -> None:
         """Take in what a step did to one sample."""
         last = outputs[-1]
         choice = self._choices[last.sample_idx]
@@ -122,7 +142,9 @@ class Answering:
         if last.error is not None:
             self.fail(GenerationError(str(last.error)))
             return
+        self._first, self._last = now if self._first is None else self._first, now
         event = choice.take(outputs, self._make_token)
+        self.num_reused = event.num_reused
         self._events.append(event)
         if event.finish_reason is not None:
             if last.finish_reason is None:
@@ -166,6 +188,7 @@ class Answering:
     def close(self) -> None:
         """Give the request up; nothing happens if it has ended."""
         if not self.ended:
+            self.given_up = True
             self._abort(self.job, None)
             self._num_left = 0
             for choice in self._choices:

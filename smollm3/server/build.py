@@ -4,11 +4,13 @@ In: a model, its tokenizer and ServiceOptions. Out: a Service that is ready to s
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from smollm3.engine.engine import Engine
 from smollm3.engine.runner import Runner
 from smollm3.errors import ParameterError
 from smollm3.model.generation_config import GenerationConfig
+from smollm3.model.native_runner import RESERVED_SEQUENCES, NativeRunner, refusal
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.model.torch_runner import TorchRunner
 from smollm3.server.service import Service
@@ -22,6 +24,7 @@ class ServiceOptions:
     threads: of the native engine. kv_bits: 16 or 8, of its KV cache; kv_memory: bytes of it at most.
     max_model_len: ids of prompt and answer together, if less than the model's context.
     max_requests: that wait or run at once. engine: "native", "torch", or "auto" (native where it can).
+    prompt_lookup: for requests that do not say; None is on with the native engine.
     """
 
     threads: int | None = None
@@ -30,6 +33,7 @@ class ServiceOptions:
     max_model_len: int | None = None
     max_requests: int = 128
     engine: str = "auto"
+    prompt_lookup: bool | None = None
 
 
 def build_service(
@@ -46,6 +50,7 @@ def build_service(
     if context_size is not None and not 1 < context_size <= runner.context_size:
         raise ParameterError(f"max_model_len={context_size}: this model has 2 to {runner.context_size}")
     config = model.config
+    lookup = options.prompt_lookup
     ids = GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
@@ -56,36 +61,66 @@ def build_service(
         defaults=ids.merged(model.generation_config),
         context_size=context_size,
         max_requests=options.max_requests,
+        prompt_lookup=isinstance(runner, NativeRunner) if lookup is None else lookup,
     )
 
 
 def build_runner(model: SmolLM3ForCausalLM, options: ServiceOptions) -> Runner:
     """Return the native runner where it can run the model, torch's otherwise or when it is asked for."""
-    from smollm3.model.native_runner import NativeRunner, refusal
-
     if options.engine not in ("auto", "native", "torch"):
         raise ParameterError(f"engine={options.engine!r}: give auto, native or torch")
-    native = options.engine == "native" or (
+    if options.engine == "native" or (
         options.engine == "auto" and model.attn_implementation == "sdpa" and refusal(model) is None
-    )
-    if native:
+    ):
         return NativeRunner(
             model,
             threads=options.threads,
             kv_bits=options.kv_bits,
             max_cache_tokens=_cache_tokens(model, options),
         )
+    for name, value, default in (
+        ("threads", options.threads, None),
+        ("kv_memory", options.kv_memory, None),
+        ("kv_bits", options.kv_bits, 16),
+    ):
+        if value != default:
+            raise ParameterError(f"{name} is the native engine's, and torch runs this model: leave it out")
     return TorchRunner(model)
 
 
-def _cache_tokens(model: SmolLM3ForCausalLM, options: ServiceOptions) -> int | None:
-    """Return how many ids' keys and values fit the memory that is allowed."""
-    if options.kv_memory is None:
-        return None
+def cache_bytes_per_id(model: SmolLM3ForCausalLM, kv_bits: int = 16) -> int:
+    """Return how many bytes one id's keys and values take in the native engine's cache."""
     config = model.config
     assert config.head_dim is not None
     assert config.num_key_value_heads is not None
-    per_id = (
-        2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * options.kv_bits // 8
-    )
-    return options.kv_memory // per_id
+    if kv_bits not in (8, 16):
+        raise ParameterError(f"kv_bits={kv_bits}: give 8 or 16")
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * kv_bits // 8
+
+
+def _cache_tokens(model: SmolLM3ForCausalLM, options: ServiceOptions) -> int:
+    """Return how many ids' keys and values fit the memory that is allowed, or half of what is free."""
+    memory = options.kv_memory
+    most = RESERVED_SEQUENCES * model.config.max_position_embeddings
+    free = _available_memory()
+    if memory is None:
+        memory = free // 2 if free is not None else None
+    if memory is None:
+        return most
+    num = memory // cache_bytes_per_id(model, options.kv_bits)
+    if num < NativeRunner.BLOCK_SIZE:
+        least = cache_bytes_per_id(model, options.kv_bits) * NativeRunner.BLOCK_SIZE
+        raise ParameterError(f"kv_memory={memory}: {NativeRunner.BLOCK_SIZE} tokens take {least} bytes")
+    return min(num, most)
+
+
+def _available_memory() -> int | None:
+    """Return the bytes that new work can have, where the system tells."""
+    path = Path("/proc/meminfo")
+    if not path.exists():
+        return None
+    for line in path.read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    return None

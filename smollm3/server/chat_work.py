@@ -98,7 +98,7 @@ def _work(context: Context, ask: Ask) -> Work:
         vocab_size=service.vocab_size,
         logprobs=ask.top_logprobs,
         constraint=constraint_of(service, ask, prompt.thinking),
-        prompt_lookup=ask.prompt_lookup,
+        prompt_lookup=service.prompt_lookup if ask.prompt_lookup is None else ask.prompt_lookup,
     )
     return Work(
         prompt.ids,

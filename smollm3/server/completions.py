@@ -126,7 +126,7 @@ def _work(context: Context, request: CompletionRequest, prompt: str | list[int],
         eos_token_ids=service.defaults.eos_ids,
         vocab_size=service.vocab_size,
         logprobs=request.logprobs,
-        prompt_lookup=request.prompt_lookup,
+        prompt_lookup=service.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup,
     )
     return Work(
         prompt_ids,

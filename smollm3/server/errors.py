@@ -68,6 +68,10 @@ class BodyTooLargeError(RequestError):
     status, code = 413, "request_too_large"
 
 
+class FramingError(RequestError):
+    """A request whose end can be read in two ways: nothing after it can be believed."""
+
+
 class QueueFullError(RequestError):
     """As many requests as the server takes are in it already."""
 

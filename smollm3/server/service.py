@@ -20,6 +20,7 @@ from smollm3.model.generation_config import GenerationConfig
 from smollm3.server.answering import Answering, as_error
 from smollm3.server.engine_thread import EngineThread, Job, Update
 from smollm3.server.errors import EngineDeadError, QueueFullError, ShuttingDownError
+from smollm3.server.log import note
 from smollm3.server.work import Event, FinishReason, ParseOptions, Token, Work
 from smollm3.text.tokenizer import Tokenizer
 
@@ -45,6 +46,8 @@ class Service:
     Attributes:
         model_id: the name that clients ask for. context_size: ids of prompt and answer together.
         vocab_size: ids that the model knows. defaults: how the checkpoint generates, eos ids included.
+        prompt_lookup: whether requests that do not say guess tokens from their prompt.
+        on_answered: is called with each answer that has ended, in whatever way. log_prompts: write them out.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Service:
         defaults: GenerationConfig | None = None,
         context_size: int | None = None,
         max_requests: int = 128,
+        prompt_lookup: bool = False,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -64,7 +68,10 @@ class Service:
         self.context_size = min(context_size or engine.runner.context_size, engine.runner.context_size)
         self.vocab_size = engine.runner.vocab_size
         self.max_requests = max_requests
+        self.prompt_lookup = prompt_lookup
         self.state: State = "new"
+        self.log_prompts = False
+        self.on_answered: Callable[[Answering], None] | None = None
         self._active: dict[Job, Answering] = {}
         self._waiters: set[asyncio.Future[Any]] = set()  # for calls between steps
         self._idle = asyncio.Event()
@@ -137,7 +144,13 @@ class Service:
         self._check_open()
         self.check(work)
         job = Job(_request(work))
-        answering = Answering(work, job, self.tokenizer, abort=self._thread.abort, on_end=self._forget)
+        if self.log_prompts:
+            text = self.tokenizer.decode(work.prompt_ids)
+            note(log, "prompt", request_id=request_id, prompt=text)
+        began = asyncio.get_running_loop().time()
+        answering = Answering(
+            work, job, self.tokenizer, abort=self._thread.abort, on_end=self._end, began=began
+        )
         self._active[job] = answering
         self._idle.clear()
         self._thread.add(job)
@@ -207,8 +220,14 @@ class Service:
                 f"{self.max_requests} requests are in work: try again in a moment", retry_after=1
             )
 
-    def _forget(self, answering: Answering) -> None:
+    def _end(self, answering: Answering) -> None:
         self._active.pop(answering.job, None)
+        if answering.notes is not None:
+            answering.notes.num_prompt += len(answering.work.prompt_ids)
+            answering.notes.num_reused += answering.num_reused
+            answering.notes.num_generated += answering.num_generated
+        if self.on_answered is not None:
+            self.on_answered(answering)
         self._note_idle()
 
     def _note_idle(self) -> None:
@@ -234,6 +253,7 @@ class Service:
             log.debug("the loop was closed before the engine failed")
 
     def _take(self, updates: Sequence[Update]) -> None:
+        now = asyncio.get_running_loop().time()
         for job, update in updates:
             answering = self._active.get(job)
             if answering is None:  # given up meanwhile
@@ -242,7 +262,7 @@ class Service:
                 if isinstance(update, Exception):
                     answering.fail(as_error(update))
                 else:
-                    answering.take(update)
+                    answering.take(update, now)
             except Exception as error:
                 log.exception("a request failed")
                 answering.fail(as_error(error))

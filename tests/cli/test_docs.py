@@ -42,6 +42,7 @@ def test_the_help_on_the_page_is_the_help(
         ["export"],
         ["batch"],
         ["prompt-cache"],
+        ["serve"],
         ["bench"],
     ]
 

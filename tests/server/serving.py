@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
-import uvicorn
 from starlette.types import ASGIApp
 
+from smollm3.server.run import make_server
 from smollm3.server.service import Service
+from smollm3.server.settings import Limits
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class Running:
 
 
 @contextmanager
-def running(app: ASGIApp, service: Service) -> Iterator[Running]:
+def running(app: ASGIApp, service: Service, limits: Limits | None = None) -> Iterator[Running]:
     """Serve `app` until the block ends; nothing of it is left then."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_config=None))
+    server = make_server(app, limits or Limits())
     thread = threading.Thread(target=server.run, args=([listener],), name="test-server")
     thread.start()
     port = listener.getsockname()[1]

@@ -1,0 +1,192 @@
+"""The log and /metrics: whole lines, whatever is in them; counts that agree with what was done."""
+
+import io
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from raw_clients import exchange, request
+from serving import Running
+
+from smollm3.server.log import LineFormatter, LogFormat, note, setup_logging
+from smollm3.server.metrics import Histogram
+
+HOSTILE = 'a\r\nFAKE: {"level": "error"}\n\x1b[2J\x9b31m\x7f\u2028\u202e\x00 "quoted" \\'
+COMPLETION = {"model": "tiny", "prompt": "The capital", "max_tokens": 5, "logit_bias": {"3": -100}}
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What the server logs as JSON."""
+    stream = io.StringIO()
+    loggers = [logging.getLogger(name) for name in ("smollm3", "uvicorn.error", "asyncio")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    setup_logging("json", stream)
+    yield stream
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def records(lines: io.StringIO, message: str) -> list[dict[str, Any]]:
+    parsed = [json.loads(line) for line in lines.getvalue().splitlines()]
+    return [record for record in parsed if record["message"] == message]
+
+
+def test_a_request_is_one_line_with_its_counts(tiny_server: Running, lines: io.StringIO) -> None:
+    with tiny_server.client() as client:
+        reply = client.post("/v1/completions", json=COMPLETION, headers={"X-Request-Id": "mine-1"})
+    usage = reply.json()["usage"]
+    (record,) = records(lines, "request")
+    assert record["request_id"] == "mine-1"
+    assert (record["method"], record["path"], record["status"]) == ("POST", "/v1/completions", 200)
+    assert record["prompt_tokens"] == usage["prompt_tokens"]
+    assert record["generated_tokens"] == usage["completion_tokens"] == 5
+    assert 0 < record["first_byte_seconds"] <= record["seconds"]
+
+
+def test_prompts_are_logged_only_when_asked_for(
+    tiny_server: Running, lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tiny_server.client() as client:
+        client.post("/v1/completions", json=COMPLETION)
+        assert "The capital" not in lines.getvalue()
+        monkeypatch.setattr(tiny_server.service, "log_prompts", True)
+        client.post("/v1/completions", json=COMPLETION)
+    assert records(lines, "prompt")[0]["prompt"] == "The capital"
+
+
+def test_an_error_is_logged_with_its_code(tiny_server: Running, lines: io.StringIO) -> None:
+    with tiny_server.client() as client:
+        client.post("/v1/completions", json={**COMPLETION, "max_tokens": 5000})
+        client.get("/nowhere")
+    assert [(r["status"], r["error"]) for r in records(lines, "request")] == [
+        (400, "context_length_exceeded"),
+        (404, "not_found"),
+    ]
+
+
+def test_case_52_what_a_client_sends_never_makes_a_line(tiny_server: Running, lines: io.StringIO) -> None:
+    for path in ("/%0d%0aFAKE:%20line", "/%1b%5b2J", "/%00", "/%E2%80%A8", "/" + "x" * 5000):
+        exchange(tiny_server.port, request("GET", path))
+    exchange(tiny_server.port, request("GET", "/health", X_Request_Id="fake\x1b[2J"))
+    with tiny_server.client() as client:
+        client.post("/v1/completions", json={**COMPLETION, "model": HOSTILE})
+    text = lines.getvalue()
+    assert text.isascii()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
+    assert len(records(lines, "request")) == len(text.splitlines()) == 7
+    assert max(map(len, text.splitlines())) < 1000
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_record_is_one_line_of_plain_characters(form: LogFormat) -> None:
+    record = logging.LogRecord("smollm3", logging.INFO, "f", 1, "%s", (HOSTILE,), None)
+    record.smollm3_fields = {"path": HOSTILE, "list": [HOSTILE], "number": 1.5}
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    line = LineFormatter(form).format(record)
+    assert line.isascii()
+    assert line.isprintable()
+    if form == "json":
+        parsed = json.loads(line)
+        assert parsed["message"] == parsed["path"] == HOSTILE
+        assert "ValueError" in parsed["exception"]
+
+
+def test_fields_that_are_none_are_left_out() -> None:
+    stream = io.StringIO()
+    logger = logging.getLogger("smollm3_test_note")
+    logger.setLevel(logging.INFO)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(LineFormatter("text"))
+    logger.addHandler(handler)
+    note(logger, "told", here=1, absent=None)
+    logger.removeHandler(handler)
+    assert re.fullmatch(r"\S+ info: told here=1\n", stream.getvalue())
+
+
+# /metrics
+
+LINE = re.compile(
+    r"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)"
+    r"(?P<labels>\{(?:[a-zA-Z_][a-zA-Z0-9_]*=\"(?:[^\"\\\n]|\\[\\\"n])*\",?)*\})?"
+    r" (?P<value>[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|Inf|NaN))"
+)
+
+
+def scrape(text: str) -> dict[str, float]:
+    """Parse and check the text format: HELP and TYPE before a family's samples, each family in one piece."""
+    assert text.endswith("\n")
+    values: dict[str, float] = {}
+    kinds: dict[str, str] = {}
+    family = ""
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            family = line.split()[2]
+            assert family not in kinds, f"{family} comes twice"
+        elif line.startswith("# TYPE "):
+            _, _, name, kind = line.split()
+            assert name == family
+            assert kind in ("counter", "gauge", "histogram")
+            kinds[name] = kind
+        else:
+            match = LINE.fullmatch(line)
+            assert match, line
+            name = match["name"]
+            suffixes = ("", "_bucket", "_sum", "_count") if kinds[family] == "histogram" else ("",)
+            assert name in [family + suffix for suffix in suffixes], line
+            assert name.startswith("smollm3_")
+            assert kinds[family] != "counter" or name.endswith("_total")
+            key = name + (match["labels"] or "")
+            assert key not in values
+            values[key] = float(match["value"])
+    return values
+
+
+def test_metrics_are_in_prometheus_format_and_count(tiny_server: Running) -> None:
+    with tiny_server.client() as client:
+        before = scrape(client.get("/metrics").text)
+        for _ in range(3):
+            assert client.post("/v1/completions", json=COMPLETION).status_code == 200
+        client.get("/no/such/path")
+        client.get("/no/such/path/either")
+        reply = client.get("/metrics")
+    assert reply.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    after = scrape(reply.text)
+
+    def grown(name: str) -> float:
+        return after[name] - before.get(name, 0)
+
+    assert after["smollm3_up"] == 1
+    assert grown("smollm3_generated_tokens_total") == 15
+    assert grown("smollm3_prompt_tokens_total") > 0
+    assert grown("smollm3_time_to_first_token_seconds_count") == 3
+    assert grown("smollm3_time_per_output_token_seconds_count") == 12
+    route = '{route="/v1/completions",status="200"}'
+    assert grown(f"smollm3_request_duration_seconds_count{route}") == 3
+    assert grown('smollm3_request_duration_seconds_count{route="other",status="404"}') == 2
+    assert grown('smollm3_errors_total{code="not_found"}') == 2
+    assert after["smollm3_samples_running"] == after["smollm3_samples_waiting"] == 0
+    for name in ("preemptions", "drafted_tokens", "accepted_tokens", "cache_hit_tokens", "engine_steps"):
+        assert f"smollm3_{name}_total" in after
+    assert "/no/such" not in reply.text
+
+
+def test_histograms_are_cumulative() -> None:
+    histogram = Histogram((0.1, 1.0))
+    for value in (0.05, 0.1, 0.5, 7.0):
+        histogram.observe(value)
+    assert list(histogram.lines("h")) == [
+        'h_bucket{le="0.1"} 2',
+        'h_bucket{le="1.0"} 3',
+        'h_bucket{le="+Inf"} 4',
+        "h_sum 7.65",
+        "h_count 4",
+    ]
