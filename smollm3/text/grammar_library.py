@@ -6,7 +6,9 @@ ParameterError of one line.
 
 import importlib
 import re
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +40,8 @@ _LIMITS = {
 # A grammar with rules of its own may be ambiguous at every step: 20,000 items took 18 ms, 50,000 took 400 ms.
 _FREE_LIMITS = {**_LIMITS, "max_items_in_row": 500, "step_max_items": 20_000}
 
+_DEEP_STACK = 64 * 2**20
+_STACK_SIZE = threading.Lock()
 _PLACE = re.compile(r"(?:at )?(\d+)\(\d+\): ")
 _BETTER = {
     "^oneOf constraints": "the choices of oneOf must exclude each other by type or a constant: use anyOf",
@@ -84,7 +88,9 @@ class GrammarLibrary:
     def matcher(self, grammar: str, *, free: bool) -> "Matcher":
         """Compile a grammar; `free`: with rules of a stranger. Raises ParameterError: what is wrong."""
         create, limits = self._module.LLMatcher, self._free_limits if free else self._limits
-        matcher = _guarded(create, self._tokenizer, grammar, log_level=0, limits=limits)
+        matcher = _on_a_deep_stack(
+            lambda: _guarded(create, self._tokenizer, grammar, log_level=0, limits=limits)
+        )
         if matcher.is_error():
             raise ParameterError(_reason(matcher.get_error(), with_line=free))
         made = Matcher(matcher, self._tokenizer.vocab_size, self.vocab_size)
@@ -168,6 +174,27 @@ def _guarded(function: Any, *arguments: Any, **options: Any) -> Any:
         if isinstance(error, ValueError) or type(error).__name__ == "PanicException":
             raise ParameterError(_reason(str(error))) from None
         raise
+
+
+def _on_a_deep_stack(call: Callable[[], Any]) -> Any:
+    """Call in a thread with room to recurse: chains of references overflow a stack of 2 MB, and crash."""
+    result: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:
+            result.set_exception(error)
+
+    with _STACK_SIZE:
+        usual = threading.stack_size(_DEEP_STACK)
+        try:
+            thread = threading.Thread(target=run, name="grammar")
+            thread.start()
+        finally:
+            threading.stack_size(usual)
+    thread.join()
+    return result.result()
 
 
 def _reason(message: str, *, with_line: bool = False) -> str:

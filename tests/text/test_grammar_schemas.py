@@ -4,6 +4,8 @@ import json
 import random
 import re
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -177,6 +179,33 @@ def test_bombs_are_refused_at_once(compiler: GrammarCompiler, name: str) -> None
 @pytest.mark.parametrize("name", HARD)
 def test_what_is_hard_stays_within_limits(compiler: GrammarCompiler, name: str) -> None:
     assert soon(lambda: compiler.json_schema(HARD[name]), steps=30) is not None
+
+
+CHAINS = """
+import json, sys, threading
+from tests.text.grammar_walks import trained_tokenizer
+from tests.text.test_grammar_schemas import HARD, chain
+from smollm3.text.grammar import GrammarCompiler
+tokenizer = trained_tokenizer(special_tags=True)
+compiler = GrammarCompiler(tokenizer, len(tokenizer), [0])
+def compile_all():
+    for name in HARD:
+        if name.startswith("chain"):
+            compiler.json_schema(HARD[name]).mask()
+    link = lambda ref: {"type": "object", "properties": {"x": {"$ref": ref}}, "required": ["x"]}
+    compiler.json_schema(chain(490, link)).mask()
+    print("done")
+threading.stack_size(512 * 1024)
+thread = threading.Thread(target=compile_all)
+thread.start()
+thread.join()
+"""
+
+
+def test_chains_of_references_overflow_no_stack() -> None:
+    """The compiler recurses: in a thread of 512 KB, macOS's usual size, it would take the process with it."""
+    done = subprocess.run([sys.executable, "-c", CHAINS], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "done\n", done.stderr
 
 
 def test_memory_stays_within_limits(compiler: GrammarCompiler) -> None:
