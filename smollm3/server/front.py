@@ -88,7 +88,12 @@ class Front:
         if scope["method"] == "POST":
             self._admit()
         scope["smollm3.context"] = Context(
-            self._service, exchange.request_id, salt, self._created, self._responses
+            self._service,
+            exchange.request_id,
+            salt,
+            self._created,
+            self._responses,
+            self._guard.owner(headers),
         )
         await self._app(scope, self._limited(receive), exchange.send)
 

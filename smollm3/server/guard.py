@@ -42,6 +42,11 @@ class Guard:
             raise RequestError("Content-Encoding: send the body as it is", status=415)
         return salt
 
+    def owner(self, headers: Headers) -> str:
+        """Return a name for the holder of a request's key, "" where there are none; `check` comes first."""
+        key = headers.get(b"authorization", b"").partition(b" ")[2]
+        return _digest(key.strip()).hex() if self._digests else ""
+
     def cors_headers(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         """Return what lets a page of an allowed origin read the reply."""
         origin = headers.get(b"origin")
