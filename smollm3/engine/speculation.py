@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from smollm3.engine.lookup import Lookup
 
-STAKE = 1.0  # steps' time that a sample may lose on guesses before it has gained any
-LOSS = 0.015  # and the share of every further step
-NUM_MEASURED = 9  # passes of one width, of which the median counts
+STAKE = 0.75  # steps' time that a sample may lose on guesses before it has gained any
+LOSS = 0.01  # and the share of every further step
+NUM_MEASURED = 9  # passes of one width, of which the fastest counts: the rest is other processes
+HOPE = 0.6  # chance of a first guess; a sample that does not guess comes back to it by and by
+DEAREST = 0.2  # steps that a draft with a wrong id is booked with at least, however little it seems to cost
 PROBE = 4  # ids to guess while it is not known what they cost
 
 
@@ -39,8 +41,7 @@ class StepCosts:
         return self._at(below) + share * (self._at(above) - self._at(below))
 
     def _at(self, num_ids: int) -> float:
-        seconds = sorted(self._recent[num_ids])
-        return seconds[len(seconds) // 2]
+        return min(self._recent[num_ids])
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Guesser:
     """One sample's index, and how its guesses have fared. Times in steps of plain decoding."""
 
     lookup: Lookup = field(default_factory=Lookup)
-    right: float = 0.6  # of `tried` guesses; older ones count less
+    right: float = HOPE  # of `tried` guesses; older ones count less
     tried: float = 1.0
     credit: float = STAKE
 
@@ -86,6 +87,8 @@ class Speculator:
         chance = guesser.right / guesser.tried
         expected, best, best_gain = 0.0, 0, 0.0
         for num in range(1, num_found + 1):
+            if num > 1 and chance**num < DEAREST:
+                break
             expected += chance**num
             cost = self.costs.of(num_ids + num)
             if cost is None:
@@ -111,5 +114,9 @@ class Speculator:
             guesser.credit += LOSS / num_rows
             if num_guessed:
                 guesser.judge(num_guessed, num_right)
-                guesser.credit += num_right / num_rows - extra * num_guessed / num_drafted
+                loss = max(extra * num_guessed / num_drafted, DEAREST * (num_right < num_guessed) / num_rows)
+                guesser.credit += num_right / num_rows - loss
+            else:
+                guesser.right += 0.02 * (HOPE - guesser.right)
+                guesser.tried += 0.02 * (1 - guesser.tried)
             guesser.credit = min(guesser.credit, STAKE / num_rows)
