@@ -185,9 +185,7 @@ class GenerationMixin:
         """
         room = context_size(self) if max_cache_tokens is None else max_cache_tokens  # type: ignore[arg-type]
         if _is_native(self):  # type: ignore[arg-type]
-            from smollm3.model.native_runner import NativeRunner
-
-            return NativeRunner(self, max_cache_tokens=room)  # type: ignore[arg-type]
+            return _with_pasts(self, room, self.prompt_caches)
         return TorchRunner(self, max_kept_tokens=room)  # type: ignore[arg-type]
 
 
@@ -275,7 +273,13 @@ def _native_runner(model: "SmolLM3ForCausalLM", requests: list[Request]) -> Runn
     )
     # What begins otherwise than every prompt would only be copied.
     starts = {request.prompt_ids[0] for request in requests}
-    caches = [cache for cache in model.prompt_caches if cache.token_ids[0] in starts]
+    return _with_pasts(model, room, [cache for cache in model.prompt_caches if cache.token_ids[0] in starts])
+
+
+def _with_pasts(model: Any, room: int, caches: Sequence["PromptCache"]) -> Runner:
+    """Return the native engine with `room` tokens of cache beside those of `caches`, which are loaded."""
+    from smollm3.model.native_runner import NativeRunner
+
     room += sum(len(cache.token_ids) + NativeRunner.BLOCK_SIZE for cache in caches)
     runner = NativeRunner(model, max_cache_tokens=room)
     for cache in caches:

@@ -85,6 +85,15 @@ def test_generate_begins_with_what_is_loaded(model: SmolLM3ForCausalLM, saved: P
     )
 
 
+def test_a_chat_begins_with_what_is_loaded(saved: Path) -> None:
+    again = tiny()
+    again.prompt_caches = [open_prompt_cache(saved, again)]
+    outputs = list(again.stream([*IDS, 9], max_new_tokens=3, runner=again.new_runner()))
+    assert [output.num_reused for output in outputs] == [len(IDS)] * 3
+    outputs = list(again.stream([*IDS, 9], max_new_tokens=3))
+    assert [output.num_reused for output in outputs] == [len(IDS)] * 3
+
+
 def test_a_past_is_found_under_each_of_its_salts(model: SmolLM3ForCausalLM, saved: Path) -> None:
     runner = NativeRunner(model)
     open_prompt_cache(saved, model).load_into(runner, ("a", "b"))
