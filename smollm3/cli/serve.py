@@ -18,7 +18,7 @@ from smollm3.errors import MissingDependencyError, ParameterError
 if TYPE_CHECKING:
     from smollm3.cli.loading import Loaded
     from smollm3.server.service import Service
-    from smollm3.server.settings import Limits
+    from smollm3.server.settings import Access, Limits
 
 PACKAGES = ("starlette", "uvicorn", "h11", "pydantic", "llguidance")
 KEY_VARIABLE = "SMOLLM3_API_KEY"
@@ -46,6 +46,7 @@ class ServeOptions:
     cors_origins: Sequence[str] = ()
     log_format: str = "json"
     log_prompts: bool = False
+    prompt_caches: Sequence[Path] = ()
 
 
 def run_serve(load_options: LoadOptions, options: ServeOptions, **limit_values: float) -> int:
@@ -70,6 +71,7 @@ def run_serve(load_options: LoadOptions, options: ServeOptions, **limit_values: 
     )
     with bind(options.host, options.port) as listener:
         loaded, service = _load(load_options, options, limits)
+        _load_pasts(loaded, service, options, access)
         from smollm3.server.app import build_app
         from smollm3.server.log import setup_logging
         from smollm3.server.run import url_of
@@ -105,6 +107,16 @@ def _load(load_options: LoadOptions, options: ServeOptions, limits: "Limits") ->
     )
     service.log_prompts = options.log_prompts
     return loaded, service
+
+
+def _load_pasts(loaded: "Loaded", service: "Service", options: ServeOptions, access: "Access") -> None:
+    """Load the prompt caches, for requests of every key."""
+    from smollm3.model.prompt_cache import open_prompt_cache
+    from smollm3.server.guard import cache_salts
+
+    for path in options.prompt_caches:
+        cache = open_prompt_cache(path, loaded.model, options.kv_bits)
+        cache.load_into(service.engine.runner, cache_salts(access))
 
 
 def ready_line(loaded: "Loaded", service: "Service", url: str, options: ServeOptions) -> str:

@@ -123,6 +123,7 @@ def serve(
     kv_memory: KvMemory = None,
     max_model_len: MaxModelLen = None,
     prompt_lookup: PromptLookup = None,
+    prompt_cache: o.PromptCaches = None,
     dtype: o.Dtype = "auto",
     attn_implementation: o.Attention = None,
     device: o.Device = "auto",
@@ -151,7 +152,7 @@ def serve(
     options = ServeOptions(
         host, port, served_model_name, engine, threads, kv_bits, kv_memory, max_model_len, prompt_lookup, ui,
         tuple(api_key or ()), api_key_file, cache_per_key, tuple(allowed_host or ()),
-        tuple(cors_origin or ()), log_format, log_prompts,
+        tuple(cors_origin or ()), log_format, log_prompts, tuple(prompt_cache or ()),
     )  # fmt: skip
     load_options = o.LoadOptions(
         model, dtype, attn_implementation, device, quantize, revision, local_files_only

@@ -125,6 +125,13 @@ class Guard:
         return given.hex() if self._access.cache_per_key else ""
 
 
+def cache_salts(access: Access) -> tuple[str, ...]:
+    """Return the salts of all keys, under which a past must be known to be found by everybody."""
+    if not access.cache_per_key:
+        return ("",)
+    return tuple(_digest(key.encode()).hex() for key in access.api_keys)
+
+
 def _digest(key: bytes) -> bytes:
     """Make keys of any length equally long."""
     return blake2b(key, digest_size=16).digest()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from smollm3.engine.stats import EngineStats
 from smollm3.server.answering import Answering
+from smollm3.server.cpu_time import around_model_seconds
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -123,6 +124,9 @@ def _engine_lines(stats: EngineStats | None) -> Iterable[str]:
         ("engine_steps", "Steps of the engine.", stats.steps_total),
     ):
         yield from _counter(name, text, value)
+    if (seconds := around_model_seconds(stats)) is not None:
+        text = "Processor time of HTTP, text and scheduling: all but the model and the choice of tokens."
+        yield from _counter("around_model_cpu_seconds", text, round(seconds, 6))
 
 
 def _process_lines() -> Iterable[str]:
@@ -150,7 +154,7 @@ def _gauge(name: str, text: str, value: float) -> Iterable[str]:
     yield f"smollm3_{name} {_number(value)}"
 
 
-def _counter(name: str, text: str, value: int) -> Iterable[str]:
+def _counter(name: str, text: str, value: float) -> Iterable[str]:
     yield from _head(f"{name}_total", "counter", text)
     yield f"smollm3_{name}_total {value}"
 
