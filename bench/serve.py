@@ -44,6 +44,7 @@ NUMBERS: dict[str, tuple[float, str]] = {
     "pool": (64, "different requests of soak"),
     "soak_prompt": (256, "longest prompt of soak"),
     "soak_new": (96, "longest answer of soak"),
+    "fresh": (0.5, "share of soak's requests to smollm3 that may not use the cache's pasts"),
     "seed": (0, "of everything that is drawn"),
 }
 

@@ -97,7 +97,7 @@ async def _streams(
         while time.perf_counter() < until:
             place = own.randrange(len(pool))
             body = pool[place]
-            if server.kind == "smollm3" and own.random() < 0.5:
+            if server.kind == "smollm3" and own.random() < options.fresh:
                 salts += 1  # a past of its own: the prompt is taken in anew
                 body = {**body, "cache_salt": f"soak-{salts}"}
             seen.append((place, await ask(server.address, COMPLETIONS, body)))
