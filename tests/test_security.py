@@ -36,7 +36,9 @@ def rewrite(path: Path, **changes: Any) -> None:
 
 def test_every_case_names_tests_that_exist() -> None:
     rows = re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", PAGE, re.MULTILINE)
-    assert [int(number) for number, _ in rows] == list(range(1, 22))
+    numbers = [int(number) for number, _ in rows]
+    assert numbers == sorted(set(numbers))
+    assert {*range(1, 22), 32, 36, 37, 39, 40, 42, 45, 48, 49, 52} <= set(numbers)
     for number, cell in rows:
         named = re.findall(r"`([\w/]+\.py)::(\w+)`", cell)
         assert named, f"case {number} names no test"

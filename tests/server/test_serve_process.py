@@ -1,11 +1,13 @@
 """`smollm3 serve` as a process: its line, its signals, its exit codes, its ports, what it leaves behind."""
 
+import contextlib
 import json
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,10 +40,12 @@ class Process:
 
     def __init__(self, folder: Path, *options: str) -> None:
         command = [sys.executable, "-m", "smollm3", "serve", str(folder), "--served-model-name", "tiny"]
+        # A pipe that nobody reads would stop the server.
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.popen = subprocess.Popen(
             [*command, "--port", "0", "--threads", "1", *options],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.log,
             text=True,
         )
         assert self.popen.stdout is not None
@@ -58,8 +62,11 @@ class Process:
 
     def end(self, seconds: float = 10) -> tuple[int, list[dict[str, object]]]:
         """Wait for the end; return the exit code and the log."""
-        _, log = self.popen.communicate(timeout=seconds)
-        return self.popen.returncode, [json.loads(line) for line in log.splitlines()]
+        self.popen.communicate(timeout=seconds)
+        self.log.seek(0)
+        records = [json.loads(line) for line in self.log]
+        self.log.close()
+        return self.popen.returncode, records
 
 
 @pytest.fixture
@@ -70,6 +77,7 @@ def process(folder: Path) -> Iterator[Process]:
     finally:
         process.popen.kill()
         process.popen.communicate()
+        process.log.close()
 
 
 def test_it_says_that_it_is_ready_and_sigterm_ends_it(process: Process) -> None:
@@ -145,6 +153,42 @@ def test_case_40_one_port_is_open_and_no_child_runs(process: Process) -> None:
         address, port = record.split()[1].split(":")
         if int(port, 16) == process.port and record.split()[3] == "0A":
             assert address == "0100007F", "it listens on 127.0.0.1 alone"
+
+
+def test_case_32_hundreds_of_requests_leave_no_descriptor_thread_or_memory(process: Process) -> None:
+    pid = process.popen.pid
+
+    def resident() -> int:
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status).group(1))  # type: ignore[union-attr]
+
+    def burst(num: int) -> None:
+        for idx in range(num):
+            with contextlib.suppress(ConnectionError), connected(process.port) as connection:
+                connection.sendall(endless(max_tokens=3, seed=idx) if idx % 3 else endless())
+                if idx % 3:
+                    assert b"[DONE]" in _until_done(connection)
+                else:
+                    connection.recv(10)
+
+    burst(150)
+    wait_until(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) < 40)
+    before, descriptors = resident(), len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
+    burst(300)
+    wait_until(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) <= descriptors)
+    assert len(list(Path(f"/proc/{pid}/task").iterdir())) <= threads + 1
+    assert resident() - before < 12_000  # KB
+
+
+def _until_done(connection: socket.socket) -> bytes:
+    data = b""
+    while b"[DONE]" not in data:
+        piece = connection.recv(65536)
+        if not piece:
+            break
+        data += piece
+    return data
 
 
 # What cannot work is one line
