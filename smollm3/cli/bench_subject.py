@@ -23,7 +23,6 @@ from smollm3.model.native_runner import NativeRunner, refusal
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.model.torch_runner import TorchRunner
 from smollm3.native.library import native_status
-from smollm3.native.settling import Settler
 from smollm3.quantization.config import BitsAndBytesConfig
 
 FIRST_PROMPT = 32  # ids of the prompt that the time to the first token is measured with
@@ -93,7 +92,7 @@ def settle(subject: Subject) -> float | None:
     if not isinstance(subject.runner, NativeRunner):
         return None
     begin = time.perf_counter()
-    Settler(subject.runner.network).wait()
+    subject.runner.settle().wait()
     return round(time.perf_counter() - begin, 3)
 
 

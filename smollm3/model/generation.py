@@ -24,6 +24,7 @@ from smollm3.text.detokenizer import Detokenizer
 from smollm3.text.stops import StopMatcher
 
 if TYPE_CHECKING:
+    from smollm3.model.native_runner import NativeRunner
     from smollm3.model.prompt_cache import PromptCache
     from smollm3.model.smollm3 import SmolLM3ForCausalLM
 
@@ -185,7 +186,9 @@ class GenerationMixin:
         """
         room = context_size(self) if max_cache_tokens is None else max_cache_tokens  # type: ignore[arg-type]
         if _is_native(self):  # type: ignore[arg-type]
-            return _with_pasts(self, room, self.prompt_caches)
+            runner = _with_pasts(self, room, self.prompt_caches)
+            runner.settle()
+            return runner
         return TorchRunner(self, max_kept_tokens=room)  # type: ignore[arg-type]
 
 
@@ -276,7 +279,7 @@ def _native_runner(model: "SmolLM3ForCausalLM", requests: list[Request]) -> Runn
     return _with_pasts(model, room, [cache for cache in model.prompt_caches if cache.token_ids[0] in starts])
 
 
-def _with_pasts(model: Any, room: int, caches: Sequence["PromptCache"]) -> Runner:
+def _with_pasts(model: Any, room: int, caches: Sequence["PromptCache"]) -> "NativeRunner":
     """Return the native engine with `room` tokens of cache beside those of `caches`, which are loaded."""
     from smollm3.model.native_runner import NativeRunner
 

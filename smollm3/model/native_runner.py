@@ -26,6 +26,7 @@ from smollm3.native.blocks import BlockTables
 from smollm3.native.library import ISA_NAMES, native_status
 from smollm3.native.matrix import Matrix, from_bf16
 from smollm3.native.network import Architecture, Layer, Network, StepRow, Weights
+from smollm3.native.settling import Settler
 from smollm3.quantization.bitsandbytes_linear import Linear4bit
 from smollm3.quantization.packed import PackedEmbedding, PackedLinear
 
@@ -132,6 +133,10 @@ class NativeRunner:
         assert self.network.block_bytes == _block_bytes(model, kv_bits)
         self.kv_bits = kv_bits
         self._blocks = BlockTables(num_blocks, self.BLOCK_SIZE)
+
+    def settle(self) -> Settler:
+        """Move packed weights from a mapped file into huge pages while idle: for a runner that lives long."""
+        return Settler(self.network)
 
     @property
     def context_size(self) -> int:

@@ -72,12 +72,14 @@ def build_runner(model: SmolLM3ForCausalLM, options: ServiceOptions) -> Runner:
     if options.engine == "native" or (
         options.engine == "auto" and model.attn_implementation == "sdpa" and refusal(model) is None
     ):
-        return NativeRunner(
+        runner = NativeRunner(
             model,
             threads=options.threads,
             kv_bits=options.kv_bits,
             max_cache_tokens=_cache_tokens(model, options),
         )
+        runner.settle()
+        return runner
     for name, value, default in (
         ("threads", options.threads, None),
         ("kv_memory", options.kv_memory, None),
