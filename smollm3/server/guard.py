@@ -14,6 +14,7 @@ from smollm3.server.errors import (
     BodyTooLargeError,
     ForbiddenError,
     FramingError,
+    NotFoundError,
     RequestError,
 )
 from smollm3.server.settings import Access, Limits
@@ -40,6 +41,8 @@ class Guard:
         encoding = headers.get(b"content-encoding", b"identity").strip().lower()
         if encoding != b"identity":
             raise RequestError("Content-Encoding: send the body as it is", status=415)
+        if scope["path"].endswith("\n"):  # which the `$` in a route's pattern would let pass
+            raise NotFoundError(f"no such path: {scope['path']!r}")
         return salt
 
     def owner(self, headers: Headers) -> str:

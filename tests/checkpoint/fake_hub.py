@@ -33,6 +33,7 @@ class FakeHub:
     url: str = ""
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     error: tuple[int, str] | None = None
+    elsewhere: str = ""  # where weights are kept: asked for them, the hub sends the client there
 
     def downloaded(self) -> set[str]:
         paths = {path for method, path, _ in self.requests if "/resolve/" in path and method == "GET"}
@@ -66,6 +67,10 @@ def fake_hub(files: Mapping[str, bytes] = FILES) -> Iterator[FakeHub]:
             elif path.startswith(f"/{REPOSITORY}/resolve/") and path.split("/", 5)[5] in files:
                 name = path.split("/", 5)[5]
                 etag = '"' + name.replace("/", "_") + '"'
+                if hub.elsewhere and name.endswith(".safetensors"):
+                    there = {"Location": hub.elsewhere + self.path, "X-Linked-Size": str(len(files[name]))}
+                    self.reply(302, b"", {**there, "X-Linked-Etag": etag, "X-Repo-Commit": COMMIT})
+                    return
                 self.reply(200, files[name], {"ETag": etag, "X-Repo-Commit": COMMIT})
             else:
                 self.reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})

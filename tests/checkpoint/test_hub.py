@@ -161,6 +161,16 @@ def test_the_token_and_revision_are_passed_on(hub: FakeHub, tmp_path: Path) -> N
     assert asked == [(f"/api/models/{REPOSITORY}/revision/v1.0", "Bearer secret")]
 
 
+def test_case_47_the_token_does_not_follow_to_another_host(hub: FakeHub, tmp_path: Path) -> None:
+    with fake_hub() as store:
+        hub.elsewhere = store.url.replace("127.0.0.1", "localhost")
+        folder = resolve(REPOSITORY, cache_dir=tmp_path, token="secret")
+        assert (folder / "model.safetensors").read_bytes() == b"weights"
+        assert store.downloaded() == {"model.safetensors"}
+        assert {token for _, _, token in store.requests} == {None}
+    assert ("GET", f"/{REPOSITORY}/resolve/{COMMIT}/config.json", "Bearer secret") in hub.requests
+
+
 def test_what_was_downloaded_is_found_without_the_hub(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
