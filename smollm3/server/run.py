@@ -159,7 +159,7 @@ def _on_signal(number: int, stop: asyncio.Event) -> None:
         stop.set()
         return
     note(log, "aborted by a second signal")
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    for handler in logging.getLogger("smollm3").handlers:
+        handler.flush()
     # The engine's thread may be deep in a step: nothing waits for it.
     os._exit(128 + number)

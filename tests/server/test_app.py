@@ -1,5 +1,9 @@
 """The routes that need no model, over a real socket."""
 
+import statistics
+import time
+
+from raw_clients import connected, read_reply, request
 from serving import Running
 
 
@@ -22,3 +26,14 @@ def test_what_is_not_there_is_told_in_openais_words(tiny_server: Running) -> Non
         wrong = client.post("/health")
         assert wrong.status_code == 405
         assert wrong.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_replies_on_one_connection_do_not_wait_for_acknowledgements(tiny_server: Running) -> None:
+    seconds = []
+    with connected(tiny_server.port) as connection:
+        for _ in range(25):
+            began = time.perf_counter()
+            connection.sendall(request("GET", "/health"))
+            read_reply(connection)
+            seconds.append(time.perf_counter() - began)
+    assert statistics.median(seconds) < 0.02

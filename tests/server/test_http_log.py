@@ -3,30 +3,45 @@
 import io
 import json
 import logging
+import os
 import re
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from raw_clients import exchange, request
+from raw_clients import exchange, request, wait_until
 from serving import Running
 
-from smollm3.server.log import LineFormatter, LogFormat, note, setup_logging
+from smollm3.server.log import FLUSH_SECONDS, LineFormatter, LineHandler, LogFormat, note, setup_logging
 from smollm3.server.metrics import Histogram
 
 HOSTILE = 'a\r\nFAKE: {"level": "error"}\n\x1b[2J\x9b31m\x7f\u2028\u202e\x00 "quoted" \\'
 COMPLETION = {"model": "tiny", "prompt": "The capital", "max_tokens": 5, "logit_bias": {"3": -100}}
 
 
+class Lines(io.StringIO):
+    """What a handler wrote, and all of it."""
+
+    handler: logging.Handler
+
+    def getvalue(self) -> str:
+        self.handler.flush()
+        return super().getvalue()
+
+
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """What the server logs as JSON."""
-    stream = io.StringIO()
+    stream = Lines()
     loggers = [logging.getLogger(name) for name in ("smollm3", "uvicorn.error", "asyncio")]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
-    setup_logging("json", stream)
+    stream.handler = setup_logging("json", stream)
     yield stream
+    stream.handler.flush()
+    stream.handler.close()
     for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
@@ -110,6 +125,56 @@ def test_fields_that_are_none_are_left_out() -> None:
     note(logger, "told", here=1, absent=None)
     logger.removeHandler(handler)
     assert re.fullmatch(r"\S+ info: told here=1\n", stream.getvalue())
+
+
+def read_records(reader: int) -> list[dict[str, Any]]:
+    with os.fdopen(reader) as lines:
+        return [json.loads(line) for line in lines]
+
+
+def record_of(text: str) -> logging.LogRecord:
+    return logging.makeLogRecord({"msg": text, "levelname": "INFO"})
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_log_that_nobody_reads_holds_nobody_up_and_tells_what_it_left_out(blocking: bool) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, blocking)
+    with ThreadPoolExecutor(1) as pool, os.fdopen(writer, "w") as stream:
+        handler = LineHandler(stream, max_characters=200_000)
+        handler.setFormatter(LineFormatter("json"))
+        began = time.monotonic()
+        for idx in range(3000):
+            handler.handle(record_of(f"{idx} {HOSTILE}"))
+        assert time.monotonic() - began < 2
+        began = time.monotonic()
+        handler.flush()
+        assert FLUSH_SECONDS <= time.monotonic() - began < FLUSH_SECONDS + 1
+        found = pool.submit(read_records, reader)
+        wait_until(lambda: not handler._num_waiting)
+        handler.handle(record_of("at last"))
+        handler.flush()
+        handler.close()
+        handler.handle(record_of("too late"))
+        stream.close()
+        *first, last = found.result()
+    numbers = [int(record["message"].split()[0]) for record in first if "records" not in record]
+    assert numbers == sorted(set(numbers))
+    assert 300 < len(numbers) < 2900
+    assert sum(record.get("records", 0) for record in first) == 3000 - len(numbers)
+    assert last["message"] == "at last"
+
+
+def test_a_log_whose_reader_is_gone_harms_nobody() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        handler = LineHandler(stream)
+        os.close(reader)
+        handler.handle(record_of("lost"))
+        began = time.monotonic()
+        handler.flush()
+        handler.close()
+        assert time.monotonic() - began < FLUSH_SECONDS
 
 
 # /metrics

@@ -40,7 +40,6 @@ class Process:
 
     def __init__(self, folder: Path, *options: str) -> None:
         command = [sys.executable, "-m", "smollm3", "serve", str(folder), "--served-model-name", "tiny"]
-        # A pipe that nobody reads would stop the server.
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.popen = subprocess.Popen(
             [*command, "--port", "0", "--threads", "1", *options],
@@ -128,6 +127,28 @@ def test_a_second_signal_aborts_at_once(folder: Path, number: signal.Signals) ->
         code, _ = process.end()
         assert time.monotonic() - began < 2
     assert code == 128 + number
+
+
+def test_a_log_that_nobody_reads_stops_neither_the_server_nor_its_end(folder: Path) -> None:
+    command = [sys.executable, "-m", "smollm3", "serve", str(folder), "--port", "0", "--threads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as popen:
+        try:
+            match = READY.fullmatch(popen.stdout.readline())  # type: ignore[union-attr]
+            assert match
+            with connected(int(match["port"])) as connection:
+                for idx in range(400):  # a pipe holds 64 KiB
+                    connection.sendall(request("GET", f"/{'x' * 600}/{idx}"))
+                    assert parse(read_reply(connection))[0] == 404
+            began = time.monotonic()
+            popen.send_signal(signal.SIGTERM)
+            assert popen.wait(10) == 0
+            assert time.monotonic() - began < 5
+            written = popen.stderr.read()  # type: ignore[union-attr]
+        finally:
+            popen.kill()
+    assert len(written) > 50_000
+    assert all(json.loads(line) for line in written.splitlines()[:-1])
+    assert "Fatal Python error" not in written
 
 
 def _listening(pid: int) -> set[int]:
