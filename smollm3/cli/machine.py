@@ -109,12 +109,14 @@ def describe_native_engine() -> dict[str, Any]:
 def describe_extras() -> list[dict[str, Any]]:
     """Return each optional package: its version, or how to get it, and what it is for."""
     extras = []
-    for package, purpose in (
-        ("bitsandbytes", "--quantize nf4, fp4, int8"),
-        ("flash-attn", "--attn-implementation flash_attention_2, on CUDA devices"),
+    for package, extra, purpose in (
+        ("bitsandbytes", "bitsandbytes", "--quantize nf4, fp4, int8"),
+        ("flash-attn", "flash-attn", "--attn-implementation flash_attention_2, on CUDA devices"),
+        ("starlette", "serve", "smollm3 serve and smollm3 batch"),
+        ("llguidance", "serve", "answers held to JSON, a schema, a regex or a grammar"),
     ):
         version = installed_version(package)
-        missing = None if version else f"not installed: pip install 'smollm3[{package}]'"
+        missing = None if version else f"not installed: pip install 'smollm3[{extra}]'"
         extras.append({"package": package, "version": version, "for": purpose, "missing": missing})
     return extras
 

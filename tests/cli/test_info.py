@@ -192,7 +192,8 @@ def test_an_extra_that_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("smollm3.cli.machine.installed_version", lambda package: None)
     extras = {extra["package"]: extra["missing"] for extra in describe_extras()}
     assert extras["bitsandbytes"] == "not installed: pip install 'smollm3[bitsandbytes]'"
-    assert set(extras) == {"bitsandbytes", "flash-attn"}
+    assert extras["starlette"] == extras["llguidance"] == "not installed: pip install 'smollm3[serve]'"
+    assert set(extras) == {"bitsandbytes", "flash-attn", "starlette", "llguidance"}
 
 
 def test_a_config_is_read_without_torch(tmp_path: Path) -> None:
