@@ -26,7 +26,7 @@ PROGRAM = "smollm3"
 
 app = typer.Typer(
     name=PROGRAM,
-    help="SmolLM3 on your machine: chat with it, ask it from a script, see what it needs.",
+    help="SmolLM3 on your machine: chat with it, ask it from a script, serve it, see what it needs.",
     epilog="Options may be spelled with - or _: --max-new-tokens and --max_new_tokens are one.",
     no_args_is_help=True,
     add_completion=False,

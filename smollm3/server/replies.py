@@ -10,10 +10,13 @@ from starlette.responses import Response
 
 from smollm3.server.errors import NotFoundError, RequestError, reply_to
 
+# Kept: json.dumps would make one for each chunk.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
 
 def dumps(value: Any) -> bytes:
     """Write a value as JSON in UTF-8, without blanks."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return _encode(value).encode()
 
 
 def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
