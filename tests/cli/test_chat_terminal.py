@@ -123,7 +123,11 @@ def test_a_chat(person: Person, tmp_path: Path) -> None:
     assert "started over" in person.command("/clear")
     assert "loaded 4 messages" in person.command("/load chat.json")
     # Ctrl-C at the prompt drops the line and nothing else.
-    person.type("half a line\x03")
+    person.type("half a line")
+    person.wait_for(
+        lambda: person.screen.lines[-1] == "> half a line"
+    )  # it is being read: no signal is too early
+    person.type("\x03")
     person.wait_for(lambda: "(Ctrl-D or /exit leaves)" in person.text)
     person.wait_for_prompt()
     person.type("/exit\r")

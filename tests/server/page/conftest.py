@@ -28,8 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("chromium"))
 
 
-# Ends with the folder: Playwright's loop would be in the way of other tests that run asyncio in this thread.
-@pytest.fixture(scope="package")
+# Ends with each file: Playwright's loop would be in the way of other tests that run asyncio in this thread.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def running_server() -> Iterator[FakeChatServer]:
     server = FakeChatServer()
     yield server
