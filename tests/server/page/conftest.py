@@ -62,7 +62,7 @@ def server(running_server: FakeChatServer) -> FakeChatServer:
     return running_server
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def profile(browser: Browser) -> Iterator[BrowserContext]:
     """One profile for all tests, since a new one takes longer than most tests do."""
     profile = browser.new_context(viewport={"width": 1100, "height": 760}, reduced_motion="reduce")
