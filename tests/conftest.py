@@ -1,9 +1,14 @@
 """Shared inputs of the tests: the small trained model and the deployed chat template."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+
+# What runs in the background of a script ignores Ctrl-C, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before torch is imported: with a worker per core, threads of their own would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
