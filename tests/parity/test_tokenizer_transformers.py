@@ -24,6 +24,13 @@ def theirs(folder: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
+@pytest.fixture(autouse=True)
+def sides(ours: SmolLM3Tokenizer, theirs: Any) -> None:
+    """Whatever a test before has set: both pad and cut on the right."""
+    ours.padding_side = theirs.padding_side = "right"
+    ours.truncation_side = theirs.truncation_side = "right"
+
+
 @pytest.fixture(scope="module")
 def ours(folder: Path) -> SmolLM3Tokenizer:
     return SmolLM3Tokenizer.from_folder(folder)
