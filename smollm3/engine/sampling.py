@@ -6,7 +6,7 @@ sort of the vocabulary is needed and the outcome depends neither on a sort's ord
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 NUM_CANDIDATES = 64  # likeliest ids that mostly hold a nucleus; else 16 times more, and so on to all
 NUM_LINES = 64  # a row is laid out as, to look for its largest logits by columns
+CACHED = 2**18  # logits at a time on the CPU: what is computed from them stays in its cache
 STRETCH = 512  # neighbouring ids whose masses are summed before one of them is drawn
 
 
@@ -52,6 +53,17 @@ def warp_(
 
     Off is 0 for top_k, 1 for top_p, 0 for min_p.
     """
+    for rows in _parts(logits):
+        _warp_part_(logits[rows], temperature[rows], top_k[rows], top_p[rows], min_p[rows])
+
+
+def _warp_part_(
+    logits: Tensor,
+    temperature: Sequence[float],
+    top_k: Sequence[int],
+    top_p: Sequence[float],
+    min_p: Sequence[float],
+) -> None:
     if any(t != 1.0 for t in temperature):
         logits /= _column(temperature, logits)
     if any(top_k):
@@ -64,6 +76,13 @@ def warp_(
     if any(min_p):
         below = [math.log(p) if p else -math.inf for p in min_p]
         _cut_(logits, logits.amax(-1, keepdim=True) + _column(below, logits))
+
+
+def _parts(logits: Tensor) -> Iterator[slice]:
+    """Cut the rows of logits [R, V] into runs to work on one after the other."""
+    R, V = logits.shape
+    step = max(1, CACHED // V) if logits.device.type == "cpu" else R
+    return (slice(start, start + step) for start in range(0, R, step))
 
 
 def _cut_(logits: Tensor, floor: Tensor) -> None:
@@ -88,10 +107,10 @@ def _largest(logits: Tensor, num: int) -> Tensor:
 def _nucleus_floor(logits: Tensor, top_p: Tensor) -> Tensor:
     """Return the smallest logit of the shortest run of likeliest ids whose mass reaches top_p, [R, 1]."""
     V = logits.shape[-1]
-    log_mass = logits.logsumexp(-1, keepdim=True)
+    log_mass = _log_mass(logits)
     candidates = _largest(logits, min(NUM_CANDIDATES, V))
     while True:
-        p = (candidates - log_mass).double().exp()
+        p = (candidates - log_mass).exp()
         reached = p.cumsum(-1)
         whole = candidates.shape[-1] == V
         if whole or bool(((reached[:, -1:] >= top_p) | candidates[:, -1:].isneginf() | (top_p >= 1)).all()):
@@ -108,16 +127,36 @@ def draw(scores: Tensor, uniforms: Sequence[float]) -> Tensor:
 
     A stretch of ids is found by the masses of all stretches, then the id by those of its stretch.
     """
-    R, V = scores.shape
-    weights = scores.new_zeros(R, -(-V // STRETCH), STRETCH)
-    flat = weights.view(R, -1)[:, :V]
-    torch.sub(scores, scores.amax(-1, keepdim=True), out=flat)
-    flat.exp_()
-    rows = torch.arange(R, device=scores.device)
+    return torch.cat([_draw_part(scores[rows], uniforms[rows]) for rows in _parts(scores)])
+
+
+def _draw_part(scores: Tensor, uniforms: Sequence[float]) -> Tensor:
+    weights = _weights(scores)
+    rows = torch.arange(len(scores), device=scores.device)
     reached = weights.sum(-1, dtype=torch.float64).cumsum(-1)  # [R, V / STRETCH]
     stretch, rest = _invert(reached, _column(uniforms, reached) * reached[:, -1:])
     inside = weights[rows, stretch].double().cumsum(-1)  # [R, STRETCH]
     return stretch * STRETCH + _invert(inside, rest)[0]
+
+
+def _weights(logits: Tensor) -> Tensor:
+    """Return exp(logits - their maximum) in stretches of ids, zeros at the end: [R, V / STRETCH, STRETCH]."""
+    R, V = logits.shape
+    weights = logits.new_zeros(R, -(-V // STRETCH), STRETCH)
+    flat = weights.view(R, -1)[:, :V]
+    torch.sub(logits, logits.amax(-1, keepdim=True), out=flat)
+    flat.exp_()
+    return weights
+
+
+def _log_mass(logits: Tensor) -> Tensor:
+    """Return the logarithm of the sum of exp(logits), fp64 [R, 1].
+
+    torch.logsumexp splits a single row between threads and several rows not, so a row's last bit would
+    depend on its company; the sums of stretches have one order.
+    """
+    mass = _weights(logits).sum(-1, dtype=torch.float64).cumsum(-1)[:, -1:]
+    return logits.amax(-1, keepdim=True) + mass.log()
 
 
 def _invert(reached: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,10 +170,10 @@ def _invert(reached: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def log_probabilities(logits: Tensor, ids: Tensor, num_top: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-probabilities of ids [R], and of the num_top likeliest: [R], values and ids [R, num_top]."""
-    log_mass = logits.logsumexp(-1, keepdim=True)
+    log_mass = _log_mass(logits)
     chosen = logits.gather(1, ids[:, None]) - log_mass
     top = logits.topk(min(num_top, logits.shape[-1]))
-    return chosen[:, 0], top.values - log_mass, top.indices
+    return chosen[:, 0].float(), (top.values - log_mass).float(), top.indices
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

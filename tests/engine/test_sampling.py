@@ -149,6 +149,22 @@ def test_a_draw_is_the_same_in_any_batch() -> None:
     assert together == [int(sampling.draw(scores[i : i + 1], [u])) for i, u in enumerate(uniforms)]
 
 
+@pytest.mark.parametrize("vocab_size", [49_152, 128_256])
+def test_log_probabilities_are_the_same_in_any_batch(vocab_size: int) -> None:
+    """To the last bit: the edge of a nucleus hangs on the same sum, and an answer on that edge."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # torch splits one row's sum between them, but not the sums of many rows
+    logits = torch.randn(64, vocab_size, generator=torch.Generator().manual_seed(9)) * 4
+    ids = logits.argmin(-1)
+    try:
+        together = sampling.log_probabilities(logits, ids, 3)
+        alone = [sampling.log_probabilities(logits[i : i + 1], ids[i : i + 1], 3) for i in range(len(ids))]
+    finally:
+        torch.set_num_threads(num_threads)
+    for part, rows in zip(together, zip(*alone, strict=True), strict=True):
+        assert torch.equal(part, torch.cat(rows))
+
+
 def test_edits_reach_their_cells_and_no_others() -> None:
     logits = torch.tensor([[1.0, -1.0, 2.0], [4.0, -4.0, 0.0]])
     rows, ids = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
