@@ -7,35 +7,26 @@ its consumer pulls, and closing the iterator cancels what is left and frees its 
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from smollm3.engine.params import SamplingParams, check_number
+from smollm3.engine.params import check_number
+from smollm3.engine.reading import Pooler, ScoreReader, reading_of
+from smollm3.engine.request import Request, check_request
 from smollm3.engine.runner import CacheFullError, Runner
 from smollm3.engine.sample import Sample, TokenOutput
 from smollm3.engine.sampler import Choice, choose, constraint_error
 from smollm3.engine.scheduler import Scheduler, Turn
 from smollm3.engine.speculation import Speculator
 from smollm3.engine.stats import EngineStats
-from smollm3.errors import ContextOverflowError, ParameterError, PromptError
+from smollm3.errors import SmolLM3Error
+
+__all__ = ["Engine", "Request", "generate"]
 
 MAX_SAMPLES = 1024  # of one request
 MAX_STEP_TOKENS = 512  # ids that one step takes in; a longer prompt takes several steps
 MAX_OFFLINE_STEP_TOKENS = 4096  # where nobody waits for the next id, wider steps are fewer
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt and how to go on from it, `num_samples` times over."""
-
-    prompt_ids: Sequence[int]
-    params: SamplingParams
-    num_samples: int = 1
-    salt: str = ""  # only requests of one salt see each other's pasts
 
 
 class Engine:
@@ -84,14 +75,20 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._scheduler.waiting or self._scheduler.running)
 
+    def check(self, request: Request) -> None:
+        """Raise unless the request can run on this runner; may be called from any thread."""
+        check_request(request, self.runner, min(MAX_SAMPLES, self.max_num_samples))
+
     def add(self, request: Request) -> int:
         """Queue a request and return its index; raises when it can never run."""
         self.check(request)
         seed = request.params.seed
         if seed is None:
             seed = int(torch.randint(2**62, ()))
+        reading = reading_of(request.prompt_ids, request.params)
+        number, ids, params = self._num_requests, request.prompt_ids, request.params
         first, *followers = (
-            Sample(self._num_requests, sample_idx, request.prompt_ids, request.params, seed, request.salt)
+            Sample(number, sample_idx, ids, params, seed, request.salt, reading)
             for sample_idx in range(request.num_samples)
         )
         first.followers = followers
@@ -135,19 +132,27 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[TokenOutput]:
-        """Run one forward pass and return the ids that it settles (none while long prompts are taken in)."""
-        turns = self._scheduler.schedule()
-        if not turns:
+        """Run one forward pass and return the ids that it settles (none while long prompts are taken in).
+
+        Texts to pool have a pass of their own in the same step.
+        """
+        scheduled = self._scheduler.schedule()
+        if not scheduled:
             return []
+        turns = [turn for turn in scheduled if not turn.sample.is_pooled]
+        pooled = [turn for turn in scheduled if turn.sample.is_pooled]
+        decoding = [turn for turn in turns if turn.sample.is_decoding]
         began, cpu = time.perf_counter(), time.thread_time()
-        logits = self.runner.forward([turn.row for turn in turns])
+        logits = self.runner.forward([turn.row for turn in turns]) if turns else torch.empty(0)
         seconds = time.perf_counter() - began
+        hidden = self.runner.hidden([turn.row for turn in pooled]) if pooled else torch.empty(0)
         self._forward_cpu_s += time.thread_time() - cpu
         self._totals["steps_total"] += 1
-        decoding = [turn for turn in turns if turn.sample.is_decoding]
-        for turn in turns:
+        for turn in scheduled:
             turn.sample.num_cached += len(turn.row.token_ids) - len(turn.draft)
-        outputs, num_right = self._choose(turns, logits)
+        outputs = self._pool(pooled, hidden)
+        chosen, num_right = self._choose(turns, logits)
+        outputs += chosen
         self._speculator.settle(
             [(turn.sample.guesser, len(turn.draft), num_right[turn.sample]) for turn in decoding],
             seconds if len(decoding) == len(turns) else None,
@@ -159,13 +164,19 @@ class Engine:
     def _choose(self, turns: Sequence[Turn], logits: Tensor) -> tuple[list[TokenOutput], Counter[Sample]]:
         """Choose the ids that the step settles, along each draft while it is right; count what was right."""
         ready: list[tuple[Sample, int, Sequence[int]]] = []  # with the row of its next logits, and its draft
-        source = 0
-        for turn in turns:
-            if turn.row.num_logits:
-                ready += [(member, source, turn.draft) for member in self._fork(turn.sample)]
-                source += turn.row.num_logits
         outputs: list[TokenOutput] = []
         num_right = Counter[Sample]()
+        source = 0
+        for turn in turns:
+            sample, end = turn.sample, source + turn.row.num_logits
+            cpu = time.thread_time()
+            num_read, error = _read(sample, logits[source:end])
+            self._sampling_cpu_s += time.thread_time() - cpu
+            if error is not None or (sample.num_pending == 0 and sample.params.max_new_tokens == 0):
+                outputs += self._end(sample, error)
+            elif source + num_read < end:
+                ready += [(member, source + num_read, turn.draft) for member in self._fork(sample)]
+            source = end
         while ready:
             samples, sources, _ = zip(*ready, strict=True)
             right = []
@@ -181,6 +192,47 @@ class Engine:
                         right.append((sample, source + 1, draft[1:]))
             ready = right
         return outputs, num_right
+
+    def _pool(self, turns: Sequence[Turn], hidden: Tensor) -> list[TokenOutput]:
+        """Take in the hidden states of texts to pool; return the vectors of those that end here."""
+        outputs: list[TokenOutput] = []
+        source = 0
+        for turn in turns:
+            sample, end = turn.sample, source + len(turn.row.token_ids)
+            _, error = _read(sample, hidden[source:end])
+            if error is not None or not sample.is_reading:
+                outputs += self._end(sample, error)
+            source = end
+        return outputs
+
+    def _end(self, sample: Sample, error: SmolLM3Error | None) -> list[TokenOutput]:
+        """End a sample and its followers without an id: only the prompt was asked about, or it failed."""
+        members = [sample, *sample.followers]
+        sample.followers = []
+        self._scheduler.drop(sample)
+        scores = vector = None
+        try:
+            if error is None and isinstance(sample.reading, Pooler):
+                vector = sample.reading.vector()
+            elif error is None and isinstance(sample.reading, ScoreReader):
+                scores = sample.reading.scores()
+        except SmolLM3Error as raised:
+            error = raised
+        if error is not None:
+            self._totals["failed_total"] += len(members)
+        return [
+            TokenOutput(
+                member.request_idx,
+                -1,
+                member.sample_idx,
+                finish_reason=None if error else "length",
+                num_reused=sample.num_reused,
+                prompt_scores=scores,
+                vector=vector,
+                error=error,
+            )
+            for member in members
+        ]
 
     def _fork(self, sample: Sample) -> list[Sample]:
         """Give the request's other samples their slots, now that the prompt is taken in; return all.
@@ -201,7 +253,9 @@ class Engine:
         return [sample, *followers]
 
     def _accept(self, sample: Sample, choice: Choice) -> TokenOutput:
-        finish_reason, error = None, choice.error
+        finish_reason, error, scores = None, choice.error, None
+        if isinstance(sample.reading, ScoreReader):
+            scores, sample.reading = sample.reading.scores(), None  # they come with the first output
         if error is None:
             try:
                 finish_reason = sample.append(choice.token_id)
@@ -220,36 +274,9 @@ class Engine:
             choice.logits,
             finish_reason,
             sample.num_reused,
-            error,
+            scores,
+            error=error,
         )
-
-    def check(self, request: Request) -> None:
-        """Raise unless the request can run on this runner; may be called from any thread."""
-        params, vocab_size, num_prompt = request.params, self.runner.vocab_size, len(request.prompt_ids)
-        if num_prompt == 0:
-            raise PromptError("the prompt is empty: give at least one token id")
-        for token_id in request.prompt_ids:
-            if not _is_id(token_id, vocab_size):
-                raise PromptError(f"prompt id {token_id!r} is not in the vocabulary: 0 to {vocab_size - 1}")
-        for name, ids in (("logit_bias", params.logit_bias), ("bad_words_ids", chain(*params.bad_words_ids))):
-            largest = max(ids, default=0)
-            if largest >= vocab_size:
-                raise ParameterError(f"{name} has the id {largest}: give ids 0 to {vocab_size - 1}")
-        limit = min(MAX_SAMPLES, self.max_num_samples)
-        check_number("num_samples (num_return_sequences)", request.num_samples, 1, limit, integer=True)
-        context_size = self.runner.context_size
-        if num_prompt + params.max_new_tokens > context_size:
-            raise ContextOverflowError(
-                f"prompt of {num_prompt} ids + max_new_tokens={params.max_new_tokens} = "
-                f"{num_prompt + params.max_new_tokens} is over the context of {context_size}: "
-                "shorten one of the two"
-            )
-        room, needed = self.runner.cache_tokens_total, num_prompt + params.max_new_tokens - 1
-        if room is not None and needed > room:
-            raise ContextOverflowError(
-                f"prompt of {num_prompt} ids + max_new_tokens={params.max_new_tokens} needs {needed} tokens "
-                f"of KV cache, which has {room}: shorten one of the two, or give the cache more room"
-            )
 
 
 def generate(runner: Runner, requests: Iterable[Request]) -> Iterator[TokenOutput]:
@@ -263,8 +290,12 @@ def generate(runner: Runner, requests: Iterable[Request]) -> Iterator[TokenOutpu
     return engine.stream()
 
 
-def _is_id(value: object, vocab_size: int) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Integral) and 0 <= int(value) < vocab_size
+def _read(sample: Sample, values: Tensor) -> tuple[int, SmolLM3Error | None]:
+    """Let a sample read what its prompt asks for; return of how many ids, and what failed."""
+    try:
+        return sample.read(values), None
+    except SmolLM3Error as error:
+        return 0, error
 
 
 def _take(logits: Tensor, sources: Sequence[int]) -> Tensor:

@@ -7,9 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from typing import Literal
 
 from smollm3.engine.constraint import Constraint
 from smollm3.errors import ParameterError
+
+Pooling = Literal["mean", "last"]
 
 
 def check_number(
@@ -50,7 +53,8 @@ def check_ids(name: str, ids: object) -> None:
 class SamplingParams:
     """How to choose the tokens of one request.
 
-    max_new_tokens: tokens to generate at most; with the prompt they must fit the runner's context.
+    max_new_tokens: tokens to generate at most; with the prompt they must fit the runner's context. 0 where
+        nothing is asked but what the prompt gives.
     min_new_tokens: no eos id can be chosen before so many tokens.
     temperature: 0 with do_sample is greedy. With do_sample off, temperature, top_k, top_p, min_p have no say.
     repetition_penalty: divides (or multiplies) logits of ids in prompt and answer; 1 is off.
@@ -59,6 +63,9 @@ class SamplingParams:
     seed: None draws one from torch's global generator, so torch.manual_seed reproduces it.
     logprobs: None is off; n gives the chosen id's log-probability and those of the n likeliest ids, under
         the model's own distribution (before penalties, bias, temperature and truncation).
+    prompt_logprobs: the same for the ids of the prompt but the first, handed out with the first output; such
+        a prompt is taken in anew, whatever the cache holds of it.
+    pooling: hand out one vector of the prompt's hidden states, their "mean" or the "last", and no ids.
     output_scores, output_logits: hand out each step's processed and raw logits, fp32 [V].
     constraint: which ids may come next, as the answer grows; each sample takes a fork of it.
     prompt_lookup: guess next ids from what followed the same ids earlier and verify several in one forward
@@ -80,6 +87,8 @@ class SamplingParams:
     eos_token_ids: frozenset[int] = frozenset()
     seed: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    pooling: Pooling | None = None
     output_scores: bool = False
     output_logits: bool = False
     constraint: Constraint | None = field(default=None, compare=False)
@@ -87,7 +96,8 @@ class SamplingParams:
     prompt_lookup_num_tokens: int = 16
 
     def __post_init__(self) -> None:
-        check_number("max_new_tokens", self.max_new_tokens, 1, integer=True)
+        reads = self.prompt_logprobs is not None or self.pooling is not None
+        check_number("max_new_tokens", self.max_new_tokens, 0 if reads else 1, integer=True)
         check_number("min_new_tokens", self.min_new_tokens, 0, integer=True)
         if self.min_new_tokens > self.max_new_tokens:
             raise ParameterError(
@@ -106,9 +116,20 @@ class SamplingParams:
         check_number("frequency_penalty", self.frequency_penalty, -math.inf)
         if self.seed is not None:
             check_number("seed", self.seed, -math.inf, integer=True)
-        if self.logprobs is not None:
-            check_number("logprobs", self.logprobs, 0, integer=True)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0, integer=True)
+        if self.pooling is not None:
+            self._check_pooling()
         self._check_id_fields()
+
+    def _check_pooling(self) -> None:
+        if self.pooling not in ("mean", "last"):
+            raise ParameterError(f"pooling={self.pooling!r}: give mean or last")
+        if self.max_new_tokens or self.prompt_logprobs is not None:
+            raise ParameterError(
+                "pooling goes with max_new_tokens=0 and without prompt_logprobs: ask for them by themselves"
+            )
 
     def _check_id_fields(self) -> None:
         if not isinstance(self.logit_bias, Mapping):

@@ -75,5 +75,8 @@ class Runner(Protocol):
         Returns fp32 logits [sum of num_logits, V], rows in order, which the caller may overwrite.
         """
 
-    def hidden(self, token_ids: Sequence[int]) -> Tensor:
-        """Return fp32 hidden states [T, N] of a sequence, after the final norm; it leaves nothing behind."""
+    def hidden(self, rows: Sequence[Row]) -> Tensor:
+        """Take in each row's ids as `forward` does; no logits are wanted of them.
+
+        Returns fp32 hidden states after the final norm [sum of the rows' ids, N], rows in order.
+        """

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from smollm3.engine.params import SamplingParams
+from smollm3.engine.reading import Pooler, PromptScores, ScoreReader
 from smollm3.engine.runner import Row
 from smollm3.engine.speculation import Guesser
 from smollm3.errors import SmolLM3Error
@@ -19,8 +20,9 @@ FinishReason = Literal["stop", "length"]
 class TokenOutput:
     """One chosen id; `scores` and `logits` are fp32 [V], `finish_reason` comes with a sample's last id.
 
-    num_reused: prompt ids whose past came from the cache. error: the sample failed here and has no further
-    output; its token_id is -1 and means nothing.
+    num_reused: prompt ids whose past came from the cache. prompt_scores: with a sample's first output, where
+    they were asked for. vector: fp64 [N], pooled. error: the sample failed here and has no further output.
+    Where no id was chosen (nothing but the prompt was asked about, or it failed), token_id is -1.
     """
 
     request_idx: int
@@ -32,6 +34,8 @@ class TokenOutput:
     logits: Tensor | None = field(default=None, repr=False, compare=False)
     finish_reason: FinishReason | None = None
     num_reused: int = 0
+    prompt_scores: PromptScores | None = field(default=None, repr=False, compare=False)
+    vector: Tensor | None = field(default=None, repr=False, compare=False)
     error: SmolLM3Error | None = field(default=None, compare=False)
 
 
@@ -40,7 +44,7 @@ class Sample:
 
     Its random numbers come from (seed, sample_idx) alone, one per chosen id, so that they do not depend on
     what else is in the batch. `followers` are the request's other samples, which take a copy of this one's
-    slot once the prompt has been taken in.
+    slot once the prompt has been taken in; all of them have one `reading`.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Sample:
         params: SamplingParams,
         seed: int,
         salt: str = "",
+        reading: ScoreReader | Pooler | None = None,
     ) -> None:
         self.request_idx = request_idx
         self.sample_idx = sample_idx
@@ -66,6 +71,7 @@ class Sample:
         if params.repetition_penalty != 1.0:
             self.seen = dict.fromkeys(self.token_ids)
         self.num_reused = 0
+        self.reading = reading
         self.guesser = Guesser() if params.prompt_lookup else None
         self.constraint = None if params.constraint is None else params.constraint.fork()
         self._random = Random(f"{seed}/{sample_idx}")
@@ -89,10 +95,46 @@ class Sample:
         """Ids at most that a draft may have: the step's own choice is one more."""
         return min(self.params.prompt_lookup_num_tokens, self.params.max_new_tokens - self.num_generated - 1)
 
+    @property
+    def is_pooled(self) -> bool:
+        """Whether it is a text to pool: it generates nothing and leaves nothing behind."""
+        return isinstance(self.reading, Pooler)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the forward passes to come must give something for the ids of the prompt."""
+        return self.reading is not None and self.reading.num_left > 0
+
+    @property
+    def reusable_ids(self) -> Sequence[int]:
+        """The beginning of its ids whose past, all but the last one's, may come from the cache."""
+        if self.is_pooled:
+            return ()
+        return self.token_ids[: self.reading.num_read + 1] if self.reading else self.token_ids
+
     def row(self, num_ids: int) -> Row:
         assert self.slot is not None
-        ids = self.token_ids[self.num_cached : self.num_cached + num_ids]
-        return Row(self.slot, ids, self.num_cached, int(num_ids == self.num_pending))
+        end = self.num_cached + num_ids
+        num_logits = int(num_ids == self.num_pending)
+        if self.is_pooled:
+            num_logits = 0
+        elif self.reading is not None and self.is_reading:
+            num_logits = max(0, end - max(self.num_cached, self.reading.num_read))
+        return Row(self.slot, self.token_ids[self.num_cached : end], self.num_cached, num_logits)
+
+    def read(self, values: Tensor) -> int:
+        """Read the logits, or states, of the row just run for what the prompt asks; return of how many ids.
+
+        Raises ParameterError where they are no numbers.
+        """
+        if self.reading is None:
+            return 0
+        if self.is_pooled:  # ids that were read before the sample lost its place are passed over
+            values = values[len(values) - max(0, self.num_cached - self.reading.num_read) :]
+        num = min(len(values), self.reading.num_left)
+        if num:
+            self.reading.take(values[:num])
+        return num
 
     def bequeath(self) -> "Sample":
         """Return the first follower, which takes over the slot and the other followers."""

@@ -170,6 +170,12 @@ def _invert(reached: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def log_probabilities(logits: Tensor, ids: Tensor, num_top: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-probabilities of ids [R], and of the num_top likeliest: [R], values and ids [R, num_top]."""
+    parts = [_log_probabilities(logits[rows], ids[rows], num_top) for rows in _parts(logits)]
+    chosen, top, top_ids = zip(*parts, strict=True)
+    return torch.cat(chosen), torch.cat(top), torch.cat(top_ids)
+
+
+def _log_probabilities(logits: Tensor, ids: Tensor, num_top: int) -> tuple[Tensor, Tensor, Tensor]:
     log_mass = _log_mass(logits)
     chosen = logits.gather(1, ids[:, None]) - log_mass
     top = logits.topk(min(num_top, logits.shape[-1]))

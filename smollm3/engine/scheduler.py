@@ -16,6 +16,7 @@ from smollm3.engine.speculation import Speculator
 
 HEADROOM = 64  # ids by which the running samples may grow before an admission could cost one its place
 SHARED = 64  # ids that are worth waiting for when another prompt is about to compute them
+SCORED_LOGITS = 2**24  # logits of one step (64 MiB) by which prompts are scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Scheduler:
     def _prompt_turns(self, turns: Sequence[Turn], budget: int) -> list[Turn]:
         """Return turns for prompts in fair shares; the newest go without where the cache has no room."""
         filling = [sample for sample in self.running if not sample.is_decoding]
-        shares = fair_shares([sample.num_pending for sample in filling], budget)
+        shares = self._shares(filling, budget)
         rows = [turn.row for turn in turns]
         chosen: list[Turn] = []
         for sample, num in zip(filling, shares, strict=True):
@@ -122,6 +123,22 @@ class Scheduler:
             chosen.append(Turn(sample, row))
         return chosen
 
+    def _shares(self, samples: Sequence[Sample], budget: int) -> list[int]:
+        """Share out a step's ids. Texts to pool, however many, share as one prompt among the others."""
+        wanted = [sample.num_pending for sample in samples]
+        pooled = [idx for idx, sample in enumerate(samples) if sample.is_pooled]
+        others = [idx for idx in range(len(samples)) if idx not in set(pooled)]
+        scored = [idx for idx in others if samples[idx].is_reading]
+        most = max(1, SCORED_LOGITS // self._runner.vocab_size)
+        for idx, num in zip(scored, fair_shares([wanted[idx] for idx in scored], most), strict=True):
+            wanted[idx] = num
+        *shares, of_pooled = fair_shares(
+            [*(wanted[idx] for idx in others), sum(wanted[idx] for idx in pooled)], budget
+        )
+        shares += fair_shares([wanted[idx] for idx in pooled], of_pooled)
+        by_idx = dict(zip((*others, *pooled), shares, strict=True))
+        return [by_idx[idx] for idx in range(len(samples))]
+
     def _admit(self, turns: Sequence[Turn]) -> None:
         """Give slots to waiting samples in their order, as far as the cache has room for all of their ids."""
         num_samples = sum(1 + len(sample.followers) for sample in self.running)
@@ -132,7 +149,9 @@ class Scheduler:
             if num_samples > self._max_num_samples:
                 return
             slot = self._runner.open(sample.num_prompt + sample.params.max_new_tokens)
-            num_reused = self._runner.reuse(slot, sample.token_ids, sample.salt)
+            num_reused = 0
+            if not sample.is_pooled:
+                num_reused = self._runner.reuse(slot, sample.reusable_ids, sample.salt)
             sample.slot, sample.num_cached = slot, num_reused
             whole = _whole(sample)
             awaited = self._is_awaited(sample)
@@ -154,8 +173,9 @@ class Scheduler:
     def _is_awaited(self, sample: Sample) -> bool:
         """Whether a running prompt is about to compute what this one could then take over."""
         num = sample.num_cached + SHARED
-        return num < len(sample.token_ids) and any(
+        return num < len(sample.reusable_ids) and any(
             other.num_cached < num <= len(other.token_ids)
+            and not other.is_pooled
             and other.salt == sample.salt
             and other.token_ids[:num] == sample.token_ids[:num]
             for other in self.running
@@ -172,7 +192,8 @@ class Scheduler:
         """Free the slot of a running sample; what it holds may be reused."""
         assert sample.slot is not None
         self.running.remove(sample)
-        self._runner.close(sample.slot, sample.token_ids[: sample.num_cached], sample.salt)
+        num_kept = 0 if sample.is_pooled else sample.num_cached
+        self._runner.close(sample.slot, sample.token_ids[:num_kept], sample.salt)
         sample.slot, sample.num_cached = None, 0
 
 

@@ -5,6 +5,7 @@ in one sentence why a model cannot run there. Knows no sampling and no text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -229,21 +230,12 @@ class NativeRunner:
                 self._blocks.settle(row.slot)
         return torch.from_numpy(logits)
 
-    def hidden(self, token_ids: Sequence[int]) -> Tensor:
-        """Return fp32 hidden states [T, N] after the final norm."""
-        slot = self.open(len(token_ids))
-        try:
-            whole = Row(slot, token_ids, 0, num_logits=0)
-            if not self.fits([whole]):
-                raise CacheFullError(
-                    f"the KV cache has no room for {len(token_ids)} ids now: try again later"
-                )
-            self._blocks.extend(slot, 0, token_ids)
-            parts = [
-                self.network.hidden([self._step_row(piece) for piece in step]) for step in _chunks([whole])
-            ]
-        finally:
-            self.close(slot)
+    def hidden(self, rows: Sequence[Row]) -> Tensor:
+        """Return fp32 hidden states after the final norm [all ids, N]; no logits are computed."""
+        for row in rows:
+            self._copy(self._blocks.extend(row.slot, row.start, row.token_ids))
+        rows = [replace(row, num_logits=0) for row in rows]
+        parts = [self.network.hidden([self._step_row(piece) for piece in step]) for step in _chunks(rows)]
         return torch.from_numpy(np.concatenate(parts))
 
     def _step_row(self, row: Row) -> StepRow:

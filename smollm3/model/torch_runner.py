@@ -148,9 +148,14 @@ class TorchRunner:
         return logits
 
     @torch.inference_mode()
-    def hidden(self, token_ids: Sequence[int]) -> Tensor:
-        """Return fp32 hidden states [T, N] after the final norm."""
-        return _hidden(self.model, token_ids)
+    def hidden(self, rows: Sequence[Row]) -> Tensor:
+        """Take in each row's ids; return fp32 hidden states after the final norm [all ids, N]."""
+        states: dict[int, Tensor] = {}
+        for group in self._groups(rows):
+            hidden = self._states([rows[idx] for idx in group])  # [R, T, N]
+            for idx, of_row in zip(group, hidden, strict=True):
+                states[idx] = of_row[: len(rows[idx].token_ids)]
+        return torch.cat([states[idx] for idx in range(len(rows))]).float()
 
     def _groups(self, rows: Sequence[Row]) -> Iterator[list[int]]:
         """Yield indices of rows that run in one pass, in the order of their cache rows."""
@@ -177,14 +182,19 @@ class TorchRunner:
             yield together
 
     def _run(self, rows: Sequence[Row]) -> Tensor:
-        """Run rows of one pass: all with one id, or all at one start."""
+        """Run rows of one pass; return their logits."""
+        lengths = [len(row.token_ids) for row in rows]
+        return _last_logits(self.model, self._states(rows), lengths, [row.num_logits for row in rows])
+
+    def _states(self, rows: Sequence[Row]) -> Tensor:
+        """Run rows of one pass, all with one id, or all at one start; return hidden states [R, T, N]."""
         device = _device(self.model)
         lengths = [len(row.token_ids) for row in rows]
         slots = [row.slot for row in rows]
         for row in rows:
             self.cache.cut(row.slot, row.start)
         view = self.cache.view(slots, max(lengths), lengths, fixed=self.fixed_shapes)
-        hidden = self.model.model(
+        hidden: Tensor = self.model.model(
             input_ids=_padded([row.token_ids for row in rows], device),
             attention_mask=view.allowed(device) if view.needs_mask else None,
             position_ids=view.positions(device) if view.needs_mask else None,
@@ -192,7 +202,7 @@ class TorchRunner:
             use_cache=True,
             return_dict=True,
         ).last_hidden_state
-        return _last_logits(self.model, hidden, lengths, [row.num_logits for row in rows])
+        return hidden
 
 
 class RecomputingRunner:
@@ -244,19 +254,27 @@ class RecomputingRunner:
         """Append each row's ids to its slot's; return fp32 logits [sum of num_logits, V]."""
         logits = [torch.empty(0, self.vocab_size, device=_device(self.model))]
         for row in rows:
-            ids = self._ids[row.slot]
-            ids[row.start :] = row.token_ids
+            ids = self._append(row)
             if row.num_logits:
-                hidden = self.model.model(
-                    input_ids=_padded([ids], _device(self.model)), use_cache=False, return_dict=True
-                ).last_hidden_state
-                logits.append(_last_logits(self.model, hidden, [len(ids)], [row.num_logits]))
+                logits.append(_last_logits(self.model, self._states(ids), [len(ids)], [row.num_logits]))
         return torch.cat(logits)
 
     @torch.inference_mode()
-    def hidden(self, token_ids: Sequence[int]) -> Tensor:
-        """Return fp32 hidden states [T, N] after the final norm."""
-        return _hidden(self.model, token_ids)
+    def hidden(self, rows: Sequence[Row]) -> Tensor:
+        """Append each row's ids to its slot's; return their fp32 hidden states after the final norm."""
+        return torch.cat([self._states(self._append(row))[0, row.start :] for row in rows]).float()
+
+    def _append(self, row: Row) -> list[int]:
+        ids = self._ids[row.slot]
+        ids[row.start :] = row.token_ids
+        return ids
+
+    def _states(self, ids: Sequence[int]) -> Tensor:
+        """Return hidden states [1, T, N] of a whole sequence."""
+        hidden: Tensor = self.model.model(
+            input_ids=_padded([ids], _device(self.model)), use_cache=False, return_dict=True
+        ).last_hidden_state
+        return hidden
 
 
 def context_size(model: "SmolLM3ForCausalLM") -> int:
@@ -277,13 +295,6 @@ def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """Return ids [R, T]; ids after a row's end are 0 and never seen by real ones (attention is causal)."""
     T = max(len(ids) for ids in rows)
     return torch.tensor([[*ids, *[0] * (T - len(ids))] for ids in rows], device=device)
-
-
-def _hidden(model: "SmolLM3ForCausalLM", token_ids: Sequence[int]) -> Tensor:
-    hidden: Tensor = model.model(
-        input_ids=_padded([token_ids], _device(model)), use_cache=False, return_dict=True
-    ).last_hidden_state
-    return hidden[0].float()
 
 
 def _last_logits(

@@ -58,6 +58,7 @@ def build_service(
         Engine(runner),
         tokenizer,
         model_id=model_id,
+        hidden_size=config.hidden_size,
         defaults=ids.merged(model.generation_config),
         context_size=context_size,
         max_requests=options.max_requests,

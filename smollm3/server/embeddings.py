@@ -51,11 +51,9 @@ async def create(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     request = read(EmbeddingRequest, body)
     service = context.service
     check_model(service, request.model)
+    _check_size(request, service.hidden_size)
     prompts = await asyncio.to_thread(_prompts, context, request)
-    vectors: list[list[float]] = []
-    for prompt_ids in prompts:
-        vectors.append(await service.embed(prompt_ids, request.pooling or "mean"))
-        _check_size(request, len(vectors[0]))
+    vectors = await service.embed(prompts, request.pooling or "mean")
     num_tokens = sum(map(len, prompts))
     return {
         "object": "list",

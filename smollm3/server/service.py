@@ -13,14 +13,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from smollm3.engine.engine import Engine, Request
-from smollm3.engine.params import SamplingParams
+from smollm3.engine.params import Pooling, SamplingParams
 from smollm3.engine.stats import EngineStats
-from smollm3.errors import ContextOverflowError, PromptError
+from smollm3.errors import ContextOverflowError
 from smollm3.model.generation_config import GenerationConfig
 from smollm3.server.answering import Answering, as_error
 from smollm3.server.engine_thread import EngineThread, Job, Update
 from smollm3.server.errors import EngineDeadError, QueueFullError, ShuttingDownError
 from smollm3.server.log import note
+from smollm3.server.pooled_texts import PooledTexts
 from smollm3.server.work import Event, FinishReason, ParseOptions, Token, Work
 from smollm3.text.tokenizer import Tokenizer
 
@@ -32,7 +33,6 @@ __all__ = ["Answering", "Event", "FinishReason", "ParseOptions", "Service", "Tok
 log = logging.getLogger(__name__)
 
 State = Literal["new", "ready", "draining", "dead", "closed"]
-Pooling = Literal["mean", "last"]
 Result = TypeVar("Result")
 _DEAD = "the engine has failed: the server must be started again"
 _CLOSED = "the server is shutting down: ask another, or later"
@@ -45,7 +45,8 @@ class Service:
 
     Attributes:
         model_id: the name that clients ask for. context_size: ids of prompt and answer together.
-        vocab_size: ids that the model knows. defaults: how the checkpoint generates, eos ids included.
+        vocab_size: ids that the model knows. hidden_size: numbers of an embedding.
+        defaults: how the checkpoint generates, eos ids included.
         prompt_lookup: whether requests that do not say guess tokens from their prompt.
         on_answered: is called with each answer that has ended, in whatever way. log_prompts: write them out.
     """
@@ -56,6 +57,7 @@ class Service:
         tokenizer: Tokenizer,
         *,
         model_id: str,
+        hidden_size: int,
         defaults: GenerationConfig | None = None,
         context_size: int | None = None,
         max_requests: int = 128,
@@ -64,6 +66,7 @@ class Service:
         self.engine = engine
         self.tokenizer = tokenizer
         self.model_id = model_id
+        self.hidden_size = hidden_size
         self.defaults = defaults or GenerationConfig()
         self.context_size = min(context_size or engine.runner.context_size, engine.runner.context_size)
         self.vocab_size = engine.runner.vocab_size
@@ -73,7 +76,8 @@ class Service:
         self.log_prompts = False
         self.on_answered: Callable[[Answering], None] | None = None
         self._active: dict[Job, Answering] = {}
-        self._waiters: set[asyncio.Future[Any]] = set()  # for calls between steps
+        self._texts: dict[Job, PooledTexts] = {}
+        self._waiters: set[asyncio.Future[Any]] = set()  # for texts to pool, and for calls between steps
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -156,27 +160,38 @@ class Service:
         self._thread.add(job)
         return answering
 
-    async def embed(self, prompt_ids: Sequence[int], pooling: Pooling = "mean") -> list[float]:
-        """Return a text's vector of length 1: the mean of its ids' last hidden states, or the last id's.
+    async def embed(self, prompts: Sequence[Sequence[int]], pooling: Pooling = "mean") -> list[list[float]]:
+        """Return a vector of length 1 per text: the mean of its ids' last hidden states, or the last id's.
 
-        Raises what `answer` raises.
+        Many texts run together, among other requests. Raises what `answer` raises.
         """
         self._check_open()
-        if len(prompt_ids) > self.context_size:
-            raise ContextOverflowError(
-                f"input of {len(prompt_ids)} tokens is over the context of {self.context_size}: shorten it"
-            )
-        self.engine.check(Request(list(prompt_ids)[:1], SamplingParams(1)))
-        if (wrong := max(prompt_ids)) >= self.vocab_size or (wrong := min(prompt_ids)) < 0:
-            raise PromptError(f"prompt id {wrong} is not in the vocabulary: 0 to {self.vocab_size - 1}")
+        requests = [Request(prompt_ids, SamplingParams(0, pooling=pooling)) for prompt_ids in prompts]
+        for request in requests:
+            if (num := len(request.prompt_ids)) > self.context_size:
+                raise ContextOverflowError(
+                    f"input of {num} tokens is over the context of {self.context_size}: shorten it"
+                )
+            self.engine.check(request)
 
-        def pooled() -> list[float]:
-            hidden = self.engine.runner.hidden(prompt_ids)  # [T, N]
-            vector = hidden.mean(0) if pooling == "mean" else hidden[-1]
-            values: list[float] = (vector / vector.norm().clamp_min(1e-12)).tolist()
-            return values
+        def start(texts: PooledTexts, job: Job) -> None:
+            self._texts[job] = texts
+            self._thread.add(job)
 
-        return await self._between_steps(pooled)
+        def stop(job: Job) -> None:
+            del self._texts[job]
+            self._thread.abort(job)
+
+        texts = PooledTexts(requests, start=start, stop=stop)
+        self._waiters.add(texts.vectors)
+        self._idle.clear()
+        try:
+            texts.go_on()
+            return await texts.vectors
+        finally:
+            texts.close()
+            self._waiters.discard(texts.vectors)
+            self._note_idle()
 
     async def stats(self) -> EngineStats:
         """Return what the engine has done and what it holds; raises EngineDeadError, ShuttingDownError."""
@@ -255,6 +270,12 @@ class Service:
     def _take(self, updates: Sequence[Update]) -> None:
         now = asyncio.get_running_loop().time()
         for job, update in updates:
+            if (texts := self._texts.pop(job, None)) is not None:
+                if isinstance(update, Exception):
+                    texts.fail(as_error(update))
+                else:
+                    texts.take(job, update[-1])
+                continue
             answering = self._active.get(job)
             if answering is None:  # given up meanwhile
                 continue

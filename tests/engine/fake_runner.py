@@ -61,8 +61,17 @@ class FakeRunner:
                 logits.append(self.logits_after(held[:end])[None])
         return torch.cat(logits)
 
-    def hidden(self, token_ids: Sequence[int]) -> Tensor:
-        return torch.tensor([[float(token_id)] for token_id in token_ids])
+    def hidden(self, rows: Sequence[Row]) -> Tensor:
+        self.calls.append([len(row.token_ids) for row in rows])
+        for row in rows:
+            assert row.start <= len(self.slots[row.slot])
+            self.slots[row.slot][row.start :] = row.token_ids
+        return torch.cat([self.states_of(row) for row in rows])
+
+    def states_of(self, row: Row) -> Tensor:
+        """Two numbers per id: itself, and a third of itself by its place, so that the order of sums shows."""
+        places = range(row.start, row.start + len(row.token_ids))
+        return torch.tensor([[i, i / 3 + place] for place, i in zip(places, row.token_ids, strict=True)])
 
     def logits_after(self, ids: Sequence[int]) -> Tensor:
         return self.table[
@@ -133,6 +142,12 @@ class PagedRunner(FakeRunner):
             if row.num_logits < 2:
                 self.tables.settle(row.slot)
         return torch.cat(logits)
+
+    def hidden(self, rows: Sequence[Row]) -> Tensor:
+        self.calls.append([len(row.token_ids) for row in rows])
+        for row in rows:
+            self._copy(self.tables.extend(row.slot, row.start, row.token_ids))
+        return torch.cat([self.states_of(row) for row in rows])
 
     def _copy(self, copy: tuple[int, int] | None) -> None:
         if copy:

@@ -1,6 +1,7 @@
 """Random orders of add, abort and step: no block is lost, and who stays answers as if alone."""
 
 from dataclasses import replace
+from typing import Any
 
 from fake_runner import FakeRunner, PagedRunner
 from hypothesis import given, settings
@@ -8,20 +9,43 @@ from hypothesis import strategies as st
 
 from smollm3.engine.engine import Engine, Request
 from smollm3.engine.params import SamplingParams
+from smollm3.engine.sample import TokenOutput
 
 PARAMS = SamplingParams(max_new_tokens=12, eos_token_ids=frozenset({5}))
+READS: list[dict[str, Any]] = [
+    {},
+    {"prompt_logprobs": 1},
+    {"prompt_logprobs": 0, "max_new_tokens": 0},
+    {"pooling": "mean", "max_new_tokens": 0},
+    {"pooling": "last", "max_new_tokens": 0},
+]
 REQUESTS = st.builds(
     Request,
     st.lists(st.integers(0, 2), min_size=1, max_size=60),
     st.builds(
-        lambda seed, do_sample, lookup: replace(PARAMS, seed=seed, do_sample=do_sample, prompt_lookup=lookup),
+        lambda seed, do_sample, lookup, reads: replace(
+            PARAMS, seed=seed, do_sample=do_sample, prompt_lookup=lookup, **reads
+        ),
         st.integers(0, 3),
         st.booleans(),
         st.booleans(),
+        st.sampled_from(READS),
     ),
     st.integers(1, 3),
     st.sampled_from(["", "a"]),
 )
+Told = tuple[int, list[float], list[float]]  # of an output: its id, scores of the prompt, vector
+
+
+def told(output: TokenOutput) -> Told:
+    scores, vector = output.prompt_scores, output.vector
+    return (
+        output.token_id,
+        [] if scores is None else [*scores.logprobs.tolist(), *scores.top_logprobs.flatten().tolist()],
+        [] if vector is None else vector.tolist(),
+    )
+
+
 MOVES = st.lists(
     st.one_of(
         REQUESTS,
@@ -42,7 +66,7 @@ def test_nothing_leaks_and_answers_do_not_depend_on_the_crowd(
     for num in (1, 1000):
         engine._speculator.costs.note(num, 1.0)
     requests: list[Request] = []
-    answers: dict[tuple[int, int], list[int]] = {}
+    answers: dict[tuple[int, int], list[Told]] = {}
     ended: set[tuple[int, int]] = set()
     aborted: set[tuple[int, int]] = set()
 
@@ -50,7 +74,7 @@ def test_nothing_leaks_and_answers_do_not_depend_on_the_crowd(
         for output in engine.step():
             key = output.request_idx, output.sample_idx
             assert key not in ended | aborted
-            answers.setdefault(key, []).append(output.token_id)
+            answers.setdefault(key, []).append(told(output))
             if output.finish_reason:
                 ended.add(key)
 
@@ -75,9 +99,9 @@ def test_nothing_leaks_and_answers_do_not_depend_on_the_crowd(
         plain = FakeRunner(context_size=256)
         lonely = Engine(plain)
         lonely.add(replace(request, params=replace(request.params, prompt_lookup=False)))
-        expected: dict[int, list[int]] = {}
+        expected: dict[int, list[Told]] = {}
         for output in lonely.stream():
-            expected.setdefault(output.sample_idx, []).append(output.token_id)
-        for sample_idx, ids in expected.items():
+            expected.setdefault(output.sample_idx, []).append(told(output))
+        for sample_idx, whole in expected.items():
             found = answers.get((idx, sample_idx), [])
-            assert found == (ids[: len(found)] if (idx, sample_idx) in aborted else ids)
+            assert found == (whole[: len(found)] if (idx, sample_idx) in aborted else whole)

@@ -297,13 +297,13 @@ def test_embeddings_have_length_one_and_are_what_the_model_says(
     async def main() -> None:
         async with tiny_service as service:
             busy = service.answer(work(100), "r")
-            mean, last = await service.embed(PROMPT), await service.embed(PROMPT, "last")
+            (mean, _), (last,) = await service.embed([PROMPT, [5]]), await service.embed([PROMPT], "last")
             for vector, expected in ((mean, hidden.mean(0)), (last, hidden[-1])):
                 torch.testing.assert_close(torch.tensor(vector), expected / expected.norm())
             assert [event async for event in busy][-1].finish_reason is not None
             for ids, error in (([], PromptError), ([-1], PromptError), ([1] * 513, ContextOverflowError)):
                 with pytest.raises(error):
-                    await service.embed(ids)
+                    await service.embed([PROMPT, ids])
             assert service.num_active == 0
 
     run(main())
@@ -327,5 +327,64 @@ def test_a_samples_own_error_fails_its_request_alone(tiny_service: Service) -> N
             with pytest.raises(GenerationError, match="this grammar is stuck"):
                 await read(service, work(20, constraint=Broken()))
             assert [event async for event in good][-1].finish_reason is not None
+
+    run(main())
+
+
+def test_many_texts_at_once_have_the_vectors_of_each_alone_and_leave_room_to_others(
+    loaded_135m: tuple[SmolLM3ForCausalLM, SmolLM3Tokenizer],
+) -> None:
+    service = build_service(*loaded_135m, "small", ServiceOptions(engine="native"))
+    texts = [[(place * 7 + idx) % 900 + 20 for place in range(1 + idx % 23)] for idx in range(150)]
+    most = 0
+
+    async def main() -> None:
+        nonlocal most
+        async with service:
+            made = asyncio.ensure_future(service.embed(texts))
+            answer = asyncio.ensure_future(read(service, work(5)))
+            while not made.done():
+                stats = await service.stats()
+                most = max(most, stats.num_waiting + stats.num_running)
+                assert service.num_active <= 2
+            assert answer.done(), "a short request waited for the whole batch"
+            vectors = made.result()
+            for idx in (0, 1, 22, 77, 149):
+                (alone,) = await service.embed([texts[idx]])
+                assert vectors[idx] == alone
+                assert sum(x * x for x in alone) == pytest.approx(1)
+            assert text_of(await answer) == text_of(await read(service, work(5)))
+
+    run(main())
+    assert 1 < most <= 65
+
+
+def test_whoever_leaves_a_batch_of_texts_frees_its_places(tiny_service: Service) -> None:
+    async def main() -> None:
+        async with tiny_service as service:
+            made = asyncio.ensure_future(service.embed([[place % 50 + 4] * 500 for place in range(500)]))
+            while (await service.stats()).steps_total < 3:
+                assert not made.done()
+            made.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await made
+            stats = await service.stats()
+            assert (stats.num_waiting, stats.num_running) == (0, 0)
+            assert stats.steps_total < 100
+            assert service.num_active == 0
+            assert text_of(await read(service, work(3)))
+
+    run(main())
+
+
+def test_a_step_that_fails_fails_the_texts_that_wait(
+    tiny_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with tiny_service as service:
+            monkeypatch.setattr(service.engine.runner, "hidden", lambda rows: 1 / 0)
+            with pytest.raises(EngineDeadError):
+                await service.embed([PROMPT, PROMPT])
+            assert service.num_active == 0
 
     run(main())
