@@ -42,11 +42,22 @@ static const Processor& processor() {
     return p;
 }
 
-static bool has_amx() {  // the system keeps tiles, and the processor has tiles and their products of int8
+static bool has_avx2() {  // FMA, AVX, F16C; AVX2
+    const Processor& p = processor();
+    return all(p.saved, {1, 2}) && all(p.one_c, {12, 28, 29}) && all(p.seven_b, {5});
+}
+static bool has_avx512() {  // F, DQ, BW, VL, VNNI
+    const Processor& p = processor();
+    return has_avx2() && all(p.saved, {5, 6, 7}) && all(p.seven_b, {16, 17, 30, 31}) && all(p.seven_c, {11});
+}
+static bool has_avx512bf16() { return has_avx512() && all(processor().more_a, {5}); }
+
+static bool has_amx() {  // the system keeps tiles, and the processor has tiles and their products of bf16 and int8
+    if (!has_avx512bf16()) return false;
 #if defined(SM3_AMX_EMULATED)
     return true;
 #else
-    return all(processor().saved, {17, 18}) && all(processor().seven_d, {24, 25});
+    return all(processor().saved, {17, 18}) && all(processor().seven_d, {22, 24, 25});
 #endif
 }
 
@@ -61,8 +72,8 @@ static bool amx_granted() {
 #endif
 }
 
-// A small product through `kernels`: 17 rows, 19 tokens, every group of 64.
-static std::vector<float> small_product(const Kernels& kernels) {
+// A small product of int4 weights through `kernels`: 17 rows, 19 tokens, every group of 64.
+static std::vector<float> small_int4_product(const Kernels& kernels) {
     constexpr int64_t ROWS = 17, COLS = 192, TOKENS = 19, GROUP = 64, GROUPS = COLS / GROUP;
     Sm3Matrix w{};
     w.kind = SM3_W4, w.group = GROUP, w.zero = 8, w.rows = ROWS, w.cols = COLS;
@@ -85,26 +96,62 @@ static std::vector<float> small_product(const Kernels& kernels) {
     return out;
 }
 
-// AMX is used where the kernel grants it and a first product comes out as it does without.
+// A small product of bf16 weights through `kernels`: 37 rows, `count` of 19 tokens from `first` on. All are integers
+// whose sums are exact in any order, or else activations of sizes so unlike that every order rounds in its own way.
+static std::vector<float> small_bf16_product(const Kernels& kernels, int64_t first, int64_t count, bool exact) {
+    constexpr int64_t ROWS = 37, COLS = 96;
+    std::vector<uint16_t> weights(ROWS * COLS), x(size_t(count * COLS + 2));
+    for (size_t i = 0; i < weights.size(); i++) {
+        const float weight = float(int(uint32_t(i) * 2654435761u >> 28) - 8);
+        uint32_t bits;
+        memcpy(&bits, &weight, 4);
+        weights[i] = uint16_t(bits >> 16);
+    }
+    Sm3Matrix w{};
+    w.kind = SM3_BF16, w.rows = ROWS, w.cols = COLS, w.data = weights.data();
+    std::vector<float> row(COLS), out(size_t(ROWS * count));
+    const int64_t tiles = tile_count(count, kernels.max_tile);
+    for (int64_t t = 0; t < count; t++) {
+        for (size_t i = 0; i < row.size(); i++)
+            row[i] = float(int(uint32_t(i + size_t(first + t) * 977) * 2654435761u >> 24) - 128) / (exact ? 1.0f : float(3 << i % 13));
+        const int64_t tile = tile_of(count, tiles, t), from = tile_begin(count, tiles, tile);
+        kernels.to_bf16(row.data(), COLS, tile_begin(count, tiles, tile + 1) - from, t - from, x.data() + from * COLS);
+    }
+    kernels.matmul(w, {nullptr, nullptr, nullptr, x.data(), count, COLS, 32}, 0, panel_count(w), out.data(), ROWS, false);
+    return out;
+}
+
+// bf16 tiles add up in an order of their own, so what is exact must be equal, and the rest the same in any company.
+static bool bf16_tiles_are_right() {
+    constexpr int64_t TOKENS = 19;
+    const Kernels& amx = kernels_amx;
+    if (small_bf16_product(amx, 0, TOKENS, true) != small_bf16_product(kernels_avx512bf16, 0, TOKENS, true)) return false;
+    const std::vector<float> together = small_bf16_product(amx, 0, TOKENS, false);
+    for (int64_t t = 0; t < TOKENS; t++) {
+        const std::vector<float> alone = small_bf16_product(amx, t, 1, false);
+        if (memcmp(alone.data(), together.data() + t * int64_t(alone.size()), alone.size() * sizeof(float))) return false;
+    }
+    return true;
+}
+
+// AMX is used where the kernel grants it and first products come out as they should.
 static const char* why_no_amx() {
     static const char* const reason = [] {
         if (!has_amx()) return "";
         if (!amx_granted()) return "the system refuses AMX tiles to this process";
-        return small_product(kernels_amx) == small_product(kernels_avx512) ? "" : "a product through AMX tiles came out wrong";
+        const bool int8 = small_int4_product(kernels_amx) == small_int4_product(kernels_avx512);
+        return int8 && bf16_tiles_are_right() ? "" : "a product through AMX tiles came out wrong";
     }();
     return reason;
 }
 
 static bool machine_has(int32_t isa) {
-    const Processor& p = processor();
-    const bool avx2 = all(p.saved, {1, 2}) && all(p.one_c, {12, 28, 29}) && all(p.seven_b, {5});  // FMA, AVX, F16C; AVX2
-    const bool avx512 = avx2 && all(p.saved, {5, 6, 7}) && all(p.seven_b, {16, 17, 30, 31}) && all(p.seven_c, {11});
     switch (isa) {
         case SM3_PORTABLE: return true;
-        case SM3_AVX2: return avx2;
-        case SM3_AVX512: return avx512;  // F, DQ, BW, VL, VNNI
-        case SM3_AVX512_BF16: return avx512 && all(p.more_a, {5});
-        case SM3_AMX: return machine_has(SM3_AVX512_BF16) && has_amx() && !*why_no_amx();
+        case SM3_AVX2: return has_avx2();
+        case SM3_AVX512: return has_avx512();
+        case SM3_AVX512_BF16: return has_avx512bf16();
+        case SM3_AMX: return has_amx() && !*why_no_amx();
         default: return false;
     }
 }

@@ -42,7 +42,7 @@ struct Prepared {
     Activations view{};
     void resize(int64_t rows, int64_t cols, int32_t group) {
         const int64_t groups = rows * (cols / group) + PANEL;
-        view = {codes.get(rows * cols), scales.get(groups), sums.get(groups), bf16.get(rows * cols), rows, cols, group};
+        view = {codes.get(rows * cols), scales.get(groups), sums.get(groups), bf16.get(rows * cols + 2), rows, cols, group};
     }
 };
 
@@ -92,6 +92,8 @@ static void check_matrix(const Sm3Matrix& w, int64_t rows, int64_t cols, const c
     if (w.rows != rows || w.cols != cols)
         throw std::invalid_argument(std::string(name) + " is " + std::to_string(w.rows) + " x " + std::to_string(w.cols) +
                                     ", expected " + std::to_string(rows) + " x " + std::to_string(cols));
+    if (w.kind == SM3_BF16 && w.cols % 32)
+        throw std::invalid_argument(std::string(name) + " has " + std::to_string(cols) + " columns, not a multiple of 32");
     if (w.kind != SM3_BF16 && sm3_packed_size(&w) < 0)
         throw std::invalid_argument(std::string(name) + " has a group of " + std::to_string(w.group) +
                                     " that does not divide its " + std::to_string(cols) + " columns");
@@ -125,14 +127,14 @@ Sm3Engine::Sm3Engine(const Sm3Model& m, int32_t threads, const Kernels* kernels,
 
 // Turns one row into what the weights multiply. The buffers were sized by the caller.
 static void prepare_row(const Kernels& kernels, const Activations& a, int64_t row, const float* x, bool codes, bool bf16) {
+    const int64_t tiles = tile_count(a.rows, kernels.max_tile), tile = tile_of(a.rows, tiles, row);
+    const int64_t first = tile_begin(a.rows, tiles, tile), size = tile_begin(a.rows, tiles, tile + 1) - first;
     if (codes) {
-        const int64_t tiles = tile_count(a.rows, kernels.max_tile), tile = tile_of(a.rows, tiles, row);
-        const int64_t first = tile_begin(a.rows, tiles, tile), size = tile_begin(a.rows, tiles, tile + 1) - first;
         const int64_t groups = a.cols / a.group;
         kernels.quantize(x, a.cols, a.group, size, row - first, (int8_t*)a.codes + first * a.cols,
                          (float*)a.scales + first * groups, (int32_t*)a.sums + first * groups);
     }
-    if (bf16) kernels.to_bf16(x, a.cols, (uint16_t*)a.bf16 + row * a.cols);
+    if (bf16) kernels.to_bf16(x, a.cols, size, row - first, (uint16_t*)a.bf16 + first * a.cols);
 }
 
 void Sm3Engine::prepare(int64_t row, const float* x) {

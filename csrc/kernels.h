@@ -14,7 +14,7 @@ struct Activations {
     const int8_t* codes;
     const float* scales;    // [groups][T], tile by tile
     const int32_t* sums;    // [groups][T], sum of a group's codes; both with room for a vector behind the last
-    const uint16_t* bf16;   // [rows][cols], for bf16 weights
+    const uint16_t* bf16;   // for bf16 weights, tile by tile as the kernels' to_bf16 lays it; two more behind the last
     int64_t rows, cols;
     int32_t group;
 };
@@ -48,7 +48,8 @@ struct Kernels {
     // x [cols] -> codes, scales, sums of its groups, as token m of a tile that begins there.
     void (*quantize)(const float* x, int64_t cols, int32_t group, int64_t tile, int64_t m, int8_t* codes,
                      float* scales, int32_t* sums);
-    void (*to_bf16)(const float* x, int64_t cols, uint16_t* out);
+    // x [cols] -> bf16, as token m of a tile that begins there: [T][cols], on AMX [cols / 2][T][2].
+    void (*to_bf16)(const float* x, int64_t cols, int64_t tile, int64_t m, uint16_t* out);
     void (*rms_norm)(const float* x, const float* weight, int64_t cols, float eps, float* out);
     // gate <- silu(gate) * up
     void (*silu_mul)(float* gate, const float* up, int64_t cols);

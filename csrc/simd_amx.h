@@ -22,8 +22,10 @@ static_assert(sizeof(TileConfig) == 64, "the processor reads 64 bytes");
 #define tile_store(t, base, stride) \
     __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" : : "r"(base), "r"(int64_t(stride)) : "memory")
 #define tile_dot_s8(sum, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
+#define tile_dot_bf16(sum, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
 
 #else
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,13 +72,17 @@ static inline void tile_store(int t, void* base, int64_t stride) {
     for (int i = 0; i < emulated.config.rows[t]; i++)
         memcpy(static_cast<uint8_t*>(base) + i * stride, emulated.data[t][i], emulated.config.bytes[t]);
 }
-// TDPBSSD: sum[m][n] += the four products of a's m-th row and b's n-th column at each k.
-static inline void tile_dot_s8(int sum, int a, int b) {
+static inline void tile_meet(int sum, int a, int b) {
     tile_known(sum), tile_known(a), tile_known(b);
     const TileConfig& c = emulated.config;
     tile_demand(sum != a && sum != b && a != b, "a tile used twice");
     tile_demand(c.bytes[a] % 4 == 0 && c.bytes[sum] % 4 == 0, "a row that is not whole words");
     tile_demand(c.rows[sum] == c.rows[a] && c.bytes[sum] == c.bytes[b] && c.bytes[a] / 4 == c.rows[b], "sizes that do not meet");
+}
+// TDPBSSD: sum[m][n] += the four products of a's m-th row and b's n-th column at each k.
+static inline void tile_dot_s8(int sum, int a, int b) {
+    tile_meet(sum, a, b);
+    const TileConfig& c = emulated.config;
     for (int m = 0; m < c.rows[a]; m++)
         for (int k = 0; k < c.bytes[a] / 4; k++)
             for (int n = 0; n < c.bytes[b] / 4; n++) {
@@ -86,5 +92,34 @@ static inline void tile_dot_s8(int sum, int a, int b) {
                     total += int8_t(emulated.data[a][m][k * 4 + i]) * int8_t(emulated.data[b][k][n * 4 + i]);
                 memcpy(&emulated.data[sum][m][n * 4], &total, 4);
             }
+}
+static inline float tile_flush(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0.0f, x) : x; }
+static inline float tile_bf16(const uint8_t* at) {
+    uint16_t half;
+    memcpy(&half, at, 2);
+    const uint32_t bits = uint32_t(half) << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return tile_flush(x);
+}
+// TDPBF16PS: sum[m][n] += the products of a's m-th row and b's n-th column, in float32 to nearest even, denormals
+// flushed on both sides. The order is that of the manual's operation section: even and odd columns in two chains of
+// multiply-adds from 0, their sum, then that to what stood there; Intel's intrinsics guide writes one chain instead. The
+// kernels rely on neither, only on this: sum[m][n] depends on what stood there, a's row and b's column, not on m or n,
+// on other rows and columns, or on their number. First use checks that (dispatch.cpp).
+static inline void tile_dot_bf16(int sum, int a, int b) {
+    tile_meet(sum, a, b);
+    const TileConfig& c = emulated.config;
+    for (int m = 0; m < c.rows[a]; m++)
+        for (int n = 0; n < c.bytes[b] / 4; n++) {
+            float chains[2] = {0.0f, 0.0f}, total;
+            for (int k = 0; k < c.bytes[a] / 4; k++)
+                for (int i = 0; i < 2; i++)
+                    chains[i] = tile_flush(fmaf(tile_bf16(&emulated.data[a][m][k * 4 + i * 2]),
+                                                tile_bf16(&emulated.data[b][k][n * 4 + i * 2]), chains[i]));
+            memcpy(&total, &emulated.data[sum][m][n * 4], 4);
+            total = tile_flush(tile_flush(total) + tile_flush(chains[0] + chains[1]));
+            memcpy(&emulated.data[sum][m][n * 4], &total, 4);
+        }
 }
 #endif
