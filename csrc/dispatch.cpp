@@ -112,8 +112,10 @@ static std::vector<float> small_bf16_product(const Kernels& kernels, int64_t fir
     std::vector<float> row(COLS), out(size_t(ROWS * count));
     const int64_t tiles = tile_count(count, kernels.max_tile);
     for (int64_t t = 0; t < count; t++) {
-        for (size_t i = 0; i < row.size(); i++)
-            row[i] = float(int(uint32_t(i + size_t(first + t) * 977) * 2654435761u >> 24) - 128) / (exact ? 1.0f : float(3 << i % 13));
+        for (size_t i = 0; i < row.size(); i++) {
+            const float divisor = exact ? 1.0f : float(3 << i % 13);
+            row[i] = float(int(uint32_t(i + size_t(first + t) * 977) * 2654435761u >> 24) - 128) / divisor;
+        }
         const int64_t tile = tile_of(count, tiles, t), from = tile_begin(count, tiles, tile);
         kernels.to_bf16(row.data(), COLS, tile_begin(count, tiles, tile + 1) - from, t - from, x.data() + from * COLS);
     }
