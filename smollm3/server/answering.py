@@ -50,6 +50,8 @@ class _Choice:
         deltas: list[Delta] = []
         tokens: list[Token] = []
         for output in outputs:
+            if output.token_id < 0:  # nothing but the prompt was asked about
+                continue
             was_thinking = text.thinking
             deltas += text.push(output.token_id)
             self.num_generated += 1
@@ -71,6 +73,7 @@ class _Choice:
             self.num_generated,
             self.num_reasoning,
             output.num_reused,
+            outputs[0].prompt_scores,
         )
 
 
@@ -142,8 +145,9 @@ class Answering:
         if last.error is not None:
             self.fail(GenerationError(str(last.error)))
             return
-        self._first, self._last = now if self._first is None else self._first, now
         event = choice.take(outputs, self._make_token)
+        if event.num_generated:
+            self._first, self._last = now if self._first is None else self._first, now
         self.num_reused = event.num_reused
         self._events.append(event)
         if event.finish_reason is not None:

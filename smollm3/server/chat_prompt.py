@@ -106,7 +106,7 @@ def new_tokens(
 
     All choices of a request share the context's size as their budget. Raises RequestError.
     """
-    if num_prompt >= context_size:
+    if num_prompt + (asked != 0) > context_size:
         raise RequestError(
             f"{prompt_field}: the prompt has {num_prompt} tokens and the context {context_size}: shorten it",
             param=prompt_field,

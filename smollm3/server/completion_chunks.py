@@ -1,14 +1,17 @@
 """Events in, the chunks of a plain completion out; and the whole completion, folded from those."""
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from smollm3.server.logprobs import ShownTokens, plain_logprobs
+from smollm3.engine.reading import PromptScores
+from smollm3.server.logprobs import ShownTokens, TextOffsets, plain_logprobs, prompt_tokens
 from smollm3.server.usage import usage_of
 from smollm3.server.work import Event, Work
 from smollm3.text.tokenizer import Tokenizer
 
 Chunk = dict[str, Any]
+ECHOED_TOKENS = 256  # of a scored prompt in one chunk
 
 
 class CompletionChunks:
@@ -29,9 +32,16 @@ class CompletionChunks:
         self._echoes = echoes
         self._num_top = num_top
         self._last: dict[tuple[int, int], Event] = {}
-        num = sum(work.num_choices for work in works)
-        self._shown = [ShownTokens(works[0].params.eos_token_ids, reasoning=True) for _ in range(num)]
-        self._offsets = [0] * num
+        eos_token_ids = works[0].params.eos_token_ids
+        scored = works[0].params.prompt_logprobs is not None
+        self._shown: list[ShownTokens] = []
+        self._offsets: list[TextOffsets] = []
+        for work, echo in zip(works, echoes, strict=True):
+            for _ in range(work.num_choices):
+                # Who scores prompts counts on an entry for every token, as OpenAI's has it.
+                self._shown.append(ShownTokens(eos_token_ids, reasoning=True, ending=scored))
+                hidden = eos_token_ids.union(tokenizer.special_ids)
+                self._offsets.append(TextOffsets(tokenizer, len(echo) if scored else 0, hidden))
 
     async def stream(
         self, events: AsyncIterable[tuple[int, Event]], *, with_usage: bool
@@ -39,14 +49,34 @@ class CompletionChunks:
         """Yield every chunk: echoes, then what comes, then the usage if wanted."""
         extra = {"usage": None} if with_usage else {}
         for work_idx, echo in enumerate(self._echoes):
-            for sample_idx in range(self._works[work_idx].num_choices) if echo else ():
+            work = self._works[work_idx]
+            for sample_idx in range(work.num_choices if echo and work.params.prompt_logprobs is None else 0):
                 yield {**self._chunk(self._place(work_idx, sample_idx), echo), **extra}
         async for work_idx, event in events:
+            if event.prompt_scores is not None:
+                async for echoed in self._scored_echo(work_idx, event.choice_idx, event.prompt_scores):
+                    yield {**echoed, **extra}
             chunk = self._of(work_idx, event)
             if chunk is not None:
                 yield {**chunk, **extra} if extra else chunk
         if with_usage:
             yield {**self._head, "choices": [], "usage": usage_of(self._works, self._last)}
+
+    async def _scored_echo(
+        self, work_idx: int, choice_idx: int, scores: PromptScores
+    ) -> AsyncIterator[Chunk]:
+        """Yield the prompt's text with its tokens' scores, in pieces between which others have the loop."""
+        assert self._num_top is not None
+        prompt_ids, echo = self._works[work_idx].prompt_ids, self._echoes[work_idx]
+        offsets = TextOffsets(self._tokenizer)
+        for start in range(0, len(prompt_ids), ECHOED_TOKENS):
+            end = min(start + ECHOED_TOKENS, len(prompt_ids))
+            tokens = prompt_tokens(prompt_ids, scores, self._tokenizer, start, end)
+            begin = offsets.end
+            logprobs = plain_logprobs(tokens, self._tokenizer, self._num_top, offsets)
+            text = echo[begin : offsets.end if end < len(prompt_ids) else None]
+            yield self._chunk(self._place(work_idx, choice_idx), text, logprobs)
+            await asyncio.sleep(0)
 
     def _place(self, work_idx: int, sample_idx: int) -> int:
         return work_idx * self._works[0].num_choices + sample_idx
@@ -58,7 +88,6 @@ class CompletionChunks:
         logprobs = None
         if self._num_top is not None and (shown := self._shown[idx].of(event)):
             logprobs = plain_logprobs(shown, self._tokenizer, self._num_top, self._offsets[idx])
-            self._offsets[idx] += sum(len(token.text) for token in shown)
         if not text and logprobs is None and event.finish_reason is None:
             return None
         return self._chunk(idx, text, logprobs, event.finish_reason)
@@ -86,11 +115,9 @@ async def fold_completion(chunks: AsyncIterator[Chunk]) -> dict[str, Any]:
             texts.setdefault(idx, []).append(part["text"])
             choice["finish_reason"] = part["finish_reason"] or choice["finish_reason"]
             if part["logprobs"] is not None:
-                choice["logprobs"] = _joined(choice["logprobs"], part["logprobs"])
+                lists = choice["logprobs"] = choice["logprobs"] or {name: [] for name in part["logprobs"]}
+                for name, values in part["logprobs"].items():
+                    lists[name] += values
     for idx, choice in choices.items():
         choice["text"] = "".join(texts[idx])
     return {**chunk, "choices": [choices[idx] for idx in sorted(choices)]}
-
-
-def _joined(before: Mapping[str, list[Any]] | None, more: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    return {name: (before[name] if before else []) + values for name, values in more.items()}

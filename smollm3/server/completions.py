@@ -29,6 +29,7 @@ from smollm3.server.work import Work
 from smollm3.text.prompt import build_prompt
 
 DEFAULT_MAX_TOKENS = 16
+MAX_SCORES = 2**18  # log-probabilities of prompts in one reply: some 10 MB of JSON
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,6 @@ async def create(context: Context, body: dict[str, Any]) -> dict[str, Any]:
 async def _asked(context: Context, body: dict[str, Any]) -> _Asked:
     request = read(CompletionRequest, body)
     check_model(context.service, request.model)
-    if request.echo and request.logprobs is not None:
-        raise RequestError(
-            "logprobs: those of an echoed prompt are not supported: leave out echo or logprobs",
-            param="logprobs",
-        )
     return await asyncio.to_thread(_works, context, request)
 
 
@@ -80,10 +76,12 @@ def _works(context: Context, request: CompletionRequest) -> _Asked:
     for idx, prompt in enumerate(request.prompts):
         field = "prompt" if len(request.prompts) == 1 else f"prompt[{idx}]"
         works.append(_work(context, request, prompt, field))
-        if request.echo:
-            echoes.append(prompt if isinstance(prompt, str) else context.service.tokenizer.decode(prompt))
-        else:
+        if not request.echo:
             echoes.append("")
+        elif isinstance(prompt, str) and not request.scores_prompt:
+            echoes.append(prompt)
+        else:  # a scored prompt's text is that of its tokens, which text_offset counts
+            echoes.append(context.service.tokenizer.decode(works[-1].prompt_ids))
     num_tokens = sum(work.num_choices * work.params.max_new_tokens for work in works)
     budget = context.service.context_size
     if len(works) > 1 and num_tokens > budget:
@@ -91,6 +89,15 @@ def _works(context: Context, request: CompletionRequest) -> _Asked:
             f"prompt: {len(works)} prompts of n={request.num_choices} answers are {num_tokens} tokens, over "
             f"the budget of {budget}: send fewer or lower max_tokens",
             param="prompt",
+        )
+    num_scores = sum(len(work.prompt_ids) * work.num_choices for work in works) * (
+        1 + (request.logprobs or 0)
+    )
+    if request.scores_prompt and num_scores > MAX_SCORES:
+        raise RequestError(
+            f"logprobs: with echo these prompts have {num_scores} log-probabilities, and a reply holds "
+            f"{MAX_SCORES} at most: send fewer prompts at once, or lower n or logprobs",
+            param="logprobs",
         )
     return _Asked(request, works, echoes)
 
@@ -126,6 +133,7 @@ def _work(context: Context, request: CompletionRequest, prompt: str | list[int],
         eos_token_ids=service.defaults.eos_ids,
         vocab_size=service.vocab_size,
         logprobs=request.logprobs,
+        prompt_logprobs=request.logprobs if request.scores_prompt else None,
         prompt_lookup=service.prompt_lookup if request.prompt_lookup is None else request.prompt_lookup,
     )
     return Work(

@@ -1,11 +1,11 @@
 """The body of /v1/completions: a prompt as text or token ids, or several, and how to go on from each."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from smollm3.server.fields import only, refuse
-from smollm3.server.sampling_fields import MAX_TOP_LOGPROBS, NotSupported, SamplingFields
+from smollm3.server.sampling_fields import MAX_INT, MAX_TOP_LOGPROBS, NotSupported, SamplingFields
 
 MAX_PROMPTS = 128
 
@@ -52,6 +52,7 @@ class CompletionRequest(SamplingFields):
     """The request; extensions are top_k, min_p, repetition_penalty, prompt_lookup and cache_salt."""
 
     prompt: TextsOrIds
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     prompt_lookup: bool | None = None
@@ -64,3 +65,14 @@ class CompletionRequest(SamplingFields):
     def prompts(self) -> list[str | list[int]]:
         assert isinstance(self.prompt, list)
         return self.prompt
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the log-probabilities of the prompt's own tokens are wanted."""
+        return bool(self.echo) and self.logprobs is not None
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if self.max_tokens == 0 and not self.scores_prompt:
+            refuse("0 only scores a prompt, with echo and logprobs: send both, or at least 1", "max_tokens")
+        return self

@@ -3,10 +3,12 @@
 In: a step's tokens. Out: plain data. `bytes` is exact where a token is only part of a character.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from smollm3.engine.reading import PromptScores
 from smollm3.server.work import Event, Token
+from smollm3.text.detokenizer import Detokenizer
 from smollm3.text.tokenizer import Tokenizer
 
 LEAST = -9999.0  # stands for minus infinity, which is no JSON
@@ -15,8 +17,11 @@ LEAST = -9999.0  # stands for minus infinity, which is no JSON
 class ShownTokens:
     """Tells which of an answer's tokens are told of: not those of thoughts, and not the one that ends it."""
 
-    def __init__(self, eos_token_ids: frozenset[int], *, reasoning: bool = False) -> None:
-        self._eos_token_ids = eos_token_ids
+    def __init__(
+        self, eos_token_ids: frozenset[int], *, reasoning: bool = False, ending: bool = False
+    ) -> None:
+        """`reasoning`: tell of thoughts too. `ending`: also of the token that ends the answer."""
+        self._eos_token_ids = frozenset() if ending else eos_token_ids
         self._reasoning = reasoning
         self._num_reasoning = 0
 
@@ -54,23 +59,64 @@ def _entry(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, Any
     return {"token": raw.decode("utf-8", "replace"), "logprob": number(logprob), "bytes": list(raw)}
 
 
+class TextOffsets:
+    """Where each token's text begins, in characters; one inside of a character has that character's place."""
+
+    def __init__(self, tokenizer: Tokenizer, start: int = 0, hidden_ids: Collection[int] = ()) -> None:
+        self._detokenizer = Detokenizer(tokenizer, hidden_ids=hidden_ids)
+        self.end = start  # of the whole characters so far
+
+    def next(self, token_id: int) -> int:
+        """Take in a token; return its place."""
+        start = self.end
+        self.end += len(self._detokenizer.push(token_id))
+        return start
+
+
 def plain_logprobs(
-    tokens: Iterable[Token], tokenizer: Tokenizer, num_top: int, text_offset: int
+    tokens: Iterable[Token], tokenizer: Tokenizer, num_top: int, offsets: TextOffsets
 ) -> dict[str, list[Any]]:
-    """Return the four lists of a completion's `logprobs`; offsets count characters from `text_offset`."""
+    """Return the four lists of a completion's `logprobs`; a token without a score (the first) has null."""
     lists: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for token in tokens:
-        lists["tokens"].append(token.text)
-        lists["token_logprobs"].append(number(token.logprob))
-        lists["top_logprobs"].append(
-            {
-                tokenizer.token_bytes(token_id).decode("utf-8", "replace"): number(logprob)
-                for token_id, logprob in (token.top or ())[:num_top]
-            }
-        )
-        lists["text_offset"].append(text_offset)
-        text_offset += len(token.text)
+        lists["tokens"].append(_spelled(token.bytes))
+        lists["token_logprobs"].append(None if token.logprob is None else number(token.logprob))
+        top: dict[str, float] = {}
+        for token_id, logprob in (token.top or ())[:num_top]:
+            top.setdefault(_spelled(tokenizer.token_bytes(token_id)), number(logprob))
+        lists["top_logprobs"].append(None if token.top is None else top)
+        lists["text_offset"].append(offsets.next(token.token_id))
     return lists
+
+
+def prompt_tokens(
+    prompt_ids: Sequence[int], scores: PromptScores, tokenizer: Tokenizer, start: int, end: int
+) -> list[Token]:
+    """Return a stretch of a scored prompt's tokens; the first of all has no score."""
+    tokens = []
+    first = max(start - 1, 0)  # the first id has no row
+    rows = zip(
+        scores.logprobs[first : end - 1].tolist(),
+        scores.top_ids[first : end - 1].tolist(),
+        scores.top_logprobs[first : end - 1].tolist(),
+        strict=True,
+    )
+    for place in range(start, end):
+        raw = tokenizer.token_bytes(prompt_ids[place])
+        logprob, top = None, None
+        if place:
+            logprob, top_ids, top_logprobs = next(rows)
+            top = tuple(zip(top_ids, top_logprobs, strict=True))
+        tokens.append(Token(prompt_ids[place], raw.decode("utf-8", "replace"), raw, logprob, top))
+    return tokens
+
+
+def _spelled(raw: bytes) -> str:
+    """A token's text, or OpenAI's spelling of bytes that are only part of a character."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 def number(logprob: float | None) -> float:

@@ -100,6 +100,7 @@ def sampling_params(
     eos_token_ids: frozenset[int],
     vocab_size: int,
     logprobs: int | None = None,
+    prompt_logprobs: int | None = None,
     constraint: Any = None,
     prompt_lookup: bool | None = None,
 ) -> SamplingParams:
@@ -127,6 +128,7 @@ def sampling_params(
         eos_token_ids=eos_token_ids,
         seed=fields.seed,
         logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
         constraint=constraint,
         prompt_lookup=bool(prompt_lookup),
         **values,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smollm3.engine.params import SamplingParams
+from smollm3.engine.reading import PromptScores
 from smollm3.text.parser import Delta
 
 FinishReason = Literal["stop", "length"]
@@ -63,6 +64,7 @@ class Event:
     finish_reason, stop_string: on a choice's last event; stop_string if that is what ended it.
     num_generated, num_reasoning: ids so far, of this choice; the second counts those of thoughts.
     num_reused: ids of the prompt that came from the cache.
+    prompt_scores: on a choice's first event, where the work asks for them; it may have no token then.
     """
 
     choice_idx: int
@@ -73,3 +75,4 @@ class Event:
     num_generated: int = 0
     num_reasoning: int = 0
     num_reused: int = 0
+    prompt_scores: PromptScores | None = None
