@@ -236,22 +236,27 @@ void Sm3Engine::attend(const Sm3Batch& batch, int32_t index, int64_t first, int6
     for (int64_t t = first; t < last; t++) longest = std::max(longest, position_of[size_t(t)] + 1);
     const int64_t splits = (longest + SPLIT - 1) / SPLIT, stride = dim + 2, count = last - first;
     float* parts = partials.get(count * model.heads * splits * stride);
-    // A token's heads lie [split][head]: the heads of one kv head are neighbours, as attend() writes them.
+    // A token's heads lie [split][head], as attend() writes them.
     auto part = [&](int64_t t, int64_t split, int64_t head) {
         return parts + (((t - first) * splits + split) * model.heads + head) * stride;
     };
     auto begin_of = [&](int64_t t) {
         return layer.window > 0 ? std::max(0, position_of[size_t(t)] + 1 - layer.window) : 0;
     };
-    pool.run(count * model.kv_heads * splits, [&](int64_t task) {
-        const int64_t split = task % splits, kv_head = task / splits % model.kv_heads;
-        const int64_t t = first + task / splits / model.kv_heads;
+    // A task takes all kv heads of a few splits, so that it reads long stretches; one head where that makes too few tasks.
+    const int64_t wanted = TASKS_PER_THREAD * pool.size();
+    const int64_t run = std::min(splits, std::max<int64_t>(1, count * splits / wanted)), runs = (splits + run - 1) / run;
+    const int32_t wide = count * splits >= wanted || pool.size() == 1 ? model.kv_heads : 1;
+    const int64_t widths = model.kv_heads / wide;
+    pool.run(count * widths * runs, [&](int64_t task) {
+        const int64_t split = task % runs * run, kv_head = task / runs % widths, t = first + task / runs / widths;
         const int32_t from = std::max(begin_of(t), int32_t(split * SPLIT));
-        const int32_t to = std::min(position_of[size_t(t)] + 1, int32_t((split + 1) * SPLIT));
+        const int32_t to = std::min(position_of[size_t(t)] + 1, int32_t((split + run) * SPLIT));
         if (from >= to) return;
         const float* query = q.get(0) + (t * model.heads + kv_head * per_kv) * dim;
         const int32_t* table = batch.blocks + int64_t(sequence_of[size_t(t)]) * batch.max_blocks;
-        kernels->attend(store, {query, table, int32_t(kv_head), per_kv, from, to, part(t, split, kv_head * per_kv)});
+        kernels->attend(store, {query, table, int32_t(kv_head), wide, per_kv, from, to,
+                                part(t, from / SPLIT, kv_head * per_kv), stride * model.heads});
     });
     pool.run(count, [&](int64_t i) {
         const int64_t t = first + i, from = begin_of(t) / SPLIT, to = position_of[size_t(t)] / SPLIT + 1;

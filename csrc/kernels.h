@@ -27,12 +27,16 @@ struct KvLayer {
     int32_t bits, head_dim;
 };
 
+// A stretch of one token's attention, for all query heads of some kv heads that lie side by side. Block by block: the
+// wider the task, the longer the stretches of memory that it reads in order.
 struct AttentionTask {
-    const float* q;         // [group][head_dim], one token's query heads of one kv head, already scaled
+    const float* q;         // [kv_heads][group][head_dim], already scaled
     const int32_t* blocks;  // the sequence's block table
-    int32_t kv_head, group;
+    int32_t kv_head, kv_heads, group;
     int32_t first, last;    // attend to positions [first, last)
-    float* partial;         // [group][head_dim + 2]: sum of exp(s - max) * v, max, sum of exp
+    float* partial;         // of the split that holds `first`: [kv_heads][group][head_dim + 2]: sum of exp(s - max) * v,
+                            // max, sum of exp
+    int64_t step;           // floats from one split's partial to the next one's
 };
 
 // The rows of a step in as few tiles of at most `most` tokens as there can be, all about equal.

@@ -9,6 +9,8 @@ struct i32 { __m256i a, b; };
 typedef i32 u8;
 
 constexpr int W8_SHIFT = 128;  // dot works on signed codes
+// Heads by vectors whose sums stay in registers while keys or values pass by.
+constexpr int HEADS_AT_ONCE = 2, VECTORS_AT_ONCE = 2;
 
 #define SM3_BOTH(name, op) static inline f32 name(f32 x, f32 y) { return {op(x.a, y.a), op(x.b, y.b)}; }
 SM3_BOTH(f_add, _mm256_add_ps)
@@ -54,6 +56,25 @@ static inline __m256 f_widen_bf16(const uint16_t* p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
 static inline f32 f_load_bf16(const uint16_t* p) { return {f_widen_bf16(p), f_widen_bf16(p + 8)}; }
+static inline f32 f_even_bf16(const uint16_t* p) {  // of 32 values, the first, the third, ...
+    const __m256i* x = (const __m256i*)p;
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(x), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(x + 1), 16))};
+}
+static inline f32 f_odd_bf16(const uint16_t* p) {
+    const __m256i mask = _mm256_set1_epi32(int32_t(0xffff0000)), *x = (const __m256i*)p;
+    return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(x), mask)),
+            _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(x + 1), mask))};
+}
+static inline void f_store_eight(float* p, __m256 even, __m256 odd) {
+    const __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+    _mm256_storeu_ps(p, _mm256_permute2f128_ps(low, high, 0x20));
+    _mm256_storeu_ps(p + 8, _mm256_permute2f128_ps(low, high, 0x31));
+}
+static inline void f_store_mixed(float* p, f32 even, f32 odd) {
+    f_store_eight(p, even.a, odd.a);
+    f_store_eight(p + 16, even.b, odd.b);
+}
 static inline f32 f_load_i8(const int8_t* p) {
     const __m128i x = _mm_loadu_si128((const __m128i*)p);
     return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};

@@ -10,6 +10,8 @@ typedef __m512i u8;
 
 // What dot_w8 subtracts from each code by itself; the rest of the zero point comes off by the sums.
 constexpr int W8_SHIFT = 0;
+// Heads by vectors whose sums stay in registers while keys or values pass by.
+constexpr int HEADS_AT_ONCE = 4, VECTORS_AT_ONCE = 4;
 
 static inline f32 f_zero() { return _mm512_setzero_ps(); }
 static inline f32 f_set1(float x) { return _mm512_set1_ps(x); }
@@ -33,6 +35,17 @@ static inline f32 f_exp2i(i32 n) {  // 2^n for n in [-126, 127]
 static inline f32 f_load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 static inline f32 f_load_bf16(const uint16_t* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+}
+static inline f32 f_even_bf16(const uint16_t* p) {  // of 32 values, the first, the third, ...
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+static inline f32 f_odd_bf16(const uint16_t* p) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(int32_t(0xffff0000))));
+}
+static inline void f_store_mixed(float* p, f32 even, f32 odd) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    f_store(p, _mm512_permutex2var_ps(even, low, odd));
+    f_store(p + 16, _mm512_permutex2var_ps(even, _mm512_add_epi32(low, _mm512_set1_epi32(8)), odd));
 }
 static inline f32 f_load_i8(const int8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));

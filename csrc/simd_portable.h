@@ -9,6 +9,8 @@ struct i32 { int32_t v[16]; };
 struct u8 { uint8_t v[64]; };
 
 constexpr int W8_SHIFT = 0;
+// Heads by vectors whose sums stay in registers while keys or values pass by.
+constexpr int HEADS_AT_ONCE = 4, VECTORS_AT_ONCE = 2;
 
 #define SM3_LANES(type, expression) \
     type r; \
@@ -57,6 +59,11 @@ static inline float half_to_float(uint16_t h) {
 }
 static inline f32 f_load_f16(const uint16_t* p) { SM3_LANES(f32, half_to_float(p[i])) }
 static inline f32 f_load_bf16(const uint16_t* p) { SM3_LANES(f32, bits_to_float(uint32_t(p[i]) << 16)) }
+static inline f32 f_even_bf16(const uint16_t* p) { SM3_LANES(f32, bits_to_float(uint32_t(p[2 * i]) << 16)) }
+static inline f32 f_odd_bf16(const uint16_t* p) { SM3_LANES(f32, bits_to_float(uint32_t(p[2 * i + 1]) << 16)) }
+static inline void f_store_mixed(float* p, const f32& even, const f32& odd) {
+    for (int i = 0; i < 16; i++) p[2 * i] = even.v[i], p[2 * i + 1] = odd.v[i];
+}
 static inline f32 f_load_i8(const int8_t* p) { SM3_LANES(f32, float(p[i])) }
 
 static inline i32 i_set1(int32_t x) { SM3_LANES(i32, x) }
