@@ -19,8 +19,7 @@ static thread_local std::string last_error;
 
 namespace {
 
-constexpr int64_t TASKS_PER_THREAD = 4;  // of one stage: long runs of panels, so that each thread reads a stream
-constexpr int64_t SHORTEST_RUN = 4;      // panels
+constexpr int64_t SHORTEST_RUN = 4;  // panels
 constexpr int64_t PARTIAL_BUDGET = 4 << 20;  // floats of attention partials held at a time
 
 template <typename T>
@@ -141,22 +140,26 @@ void Sm3Engine::prepare(int64_t row, const float* x) {
     prepare_row(*kernels, input.view, row, x, any_quantized, any_bf16);
 }
 
-// Products of the prepared input with several matrices in one go, panels shared out among the threads.
+// Where the runs of panels end that threads take one after the other: first half of a fair share, so that each thread
+// reads a long stream, then ever less, so that a thread whose core was taken away holds the others up for little.
+static std::vector<int64_t> run_ends(int64_t panels, int64_t threads) {
+    std::vector<int64_t> ends;
+    for (int64_t at = 0; at < panels; ends.push_back(at))
+        at += std::min(panels - at, std::max(SHORTEST_RUN, (panels - at) / (2 * threads)));
+    return ends;
+}
+
+// Products of the prepared input with several matrices in one go, their panels shared out among the threads.
 void Sm3Engine::multiply(std::initializer_list<Use> uses) {
-    int64_t all = 0, tasks = 0;
+    int64_t all = 0;
     for (const Use& use : uses) all += panel_count(*use.matrix);
-    const int64_t run = std::max(SHORTEST_RUN, (all + TASKS_PER_THREAD * pool.size() - 1) / (TASKS_PER_THREAD * pool.size()));
-    for (const Use& use : uses) tasks += (panel_count(*use.matrix) + run - 1) / run;
-    pool.run(tasks, [&](int64_t task) {
+    const std::vector<int64_t> ends = run_ends(all, pool.size());
+    pool.run(int64_t(ends.size()), [&](int64_t task) {
+        int64_t begin = task ? ends[size_t(task - 1)] : 0, end = ends[size_t(task)];
         for (const Use& use : uses) {
-            const int64_t panels = panel_count(*use.matrix), own = (panels + run - 1) / run;
-            if (task >= own) {
-                task -= own;
-                continue;
-            }
-            const int64_t begin = task * run, end = std::min(panels, begin + run);
-            kernels->matmul(*use.matrix, input.view, begin, end, use.out, use.stride, use.accumulate);
-            return;
+            const int64_t panels = panel_count(*use.matrix), from = std::max<int64_t>(0, begin), to = std::min(panels, end);
+            if (from < to) kernels->matmul(*use.matrix, input.view, from, to, use.out, use.stride, use.accumulate);
+            begin -= panels, end -= panels;
         }
     });
 }
@@ -411,9 +414,9 @@ SM3_API int32_t sm3_matmul(const Sm3Matrix* matrix, const float* x, int64_t n, f
         pool.run(n, [&](int64_t t) {
             prepare_row(*kernels, input.view, t, x + t * w.cols, w.kind != SM3_BF16, w.kind == SM3_BF16);
         });
-        const int64_t panels = panel_count(w), tasks = std::min(panels, TASKS_PER_THREAD * pool.size());
-        pool.run(tasks, [&](int64_t i) {
-            kernels->matmul(w, input.view, panels * i / tasks, panels * (i + 1) / tasks, out, w.rows, false);
+        const std::vector<int64_t> ends = run_ends(panel_count(w), pool.size());
+        pool.run(int64_t(ends.size()), [&](int64_t i) {
+            kernels->matmul(w, input.view, i ? ends[size_t(i - 1)] : 0, ends[size_t(i)], out, w.rows, false);
         });
     });
 }
