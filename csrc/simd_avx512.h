@@ -51,6 +51,27 @@ static inline f32 f_load_i8(const int8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
 }
 
+// Rows to columns: r[i] lane j <-> r[j] lane i.
+static inline void f_transpose(f32* r) {
+    f32 t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    const auto pairs = [](f32 a, f32 b, bool high) {
+        const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+        return _mm512_castpd_ps(high ? _mm512_unpackhi_pd(x, y) : _mm512_unpacklo_pd(x, y));
+    };
+    for (int i = 0; i < 16; i += 4)  // r[4 b + c]: of rows 4 b to 4 b + 3, columns c, c + 4, c + 8, c + 12
+        for (int c = 0; c < 4; c++) r[i + c] = pairs(t[i + c / 2], t[i + c / 2 + 2], c % 2);
+    for (int c = 0; c < 4; c++) {
+        const f32 even = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88), odd = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd);
+        const f32 even2 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88), odd2 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xdd);
+        r[c] = _mm512_shuffle_f32x4(even, even2, 0x88), r[8 + c] = _mm512_shuffle_f32x4(even, even2, 0xdd);
+        r[4 + c] = _mm512_shuffle_f32x4(odd, odd2, 0x88), r[12 + c] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
+    }
+}
+
 static inline i32 i_zero() { return _mm512_setzero_si512(); }
 static inline i32 i_set1(int32_t x) { return _mm512_set1_epi32(x); }
 static inline i32 i_load(const int32_t* p) { return _mm512_loadu_si512(p); }

@@ -16,7 +16,14 @@ def main() -> None:
     if compiler is None:
         sys.exit("no C++17 compiler found: install g++ or clang++")
     for sanitizer in ("address,undefined", "thread"):
-        flags = [f"-fsanitize={sanitizer}", "-fno-omit-frame-pointer", "-g", "-O1", "-DSM3_AMX_EMULATED"]
+        flags = [
+            f"-fsanitize={sanitizer}",
+            "-fno-sanitize-recover=all",
+            "-fno-omit-frame-pointer",
+            "-g",
+            "-O1",
+        ]
+        flags += ["-DSM3_AMX_EMULATED"]
         with tempfile.TemporaryDirectory() as folder:
             library, program = Path(folder) / "libsmollm3.so", Path(folder) / "sanitize"
             build_library(compiler, ROOT / "csrc", library, flags)
