@@ -124,7 +124,9 @@ def test_dark_follows_the_system_and_the_switch_is_kept(page: Page) -> None:
     assert page.evaluate(BACKGROUND) == light
     page.reload()
     assert page.evaluate(BACKGROUND) == light
-    expect(page.get_by_role("button", name="Dark mode")).to_be_visible()
+    page.emulate_media(color_scheme="light")
+    page.get_by_role("button", name="Dark mode").click()
+    assert page.evaluate(BACKGROUND) == dark
 
 
 CONTRAST = """() => {
