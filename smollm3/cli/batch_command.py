@@ -39,6 +39,7 @@ Engine = Annotated[
 
 
 def batch(
+    context: typer.Context,
     source: Source,
     target: Target,
     model: o.ModelOption = None,
@@ -58,13 +59,10 @@ def batch(
     """Answer a file of requests; a run that was stopped goes on where it ended."""
     from smollm3.cli.batch import run_batch
 
-    load_options = o.LoadOptions(
-        model, dtype, attn_implementation, device, quantize, revision, local_files_only
-    )
     code = run_batch(
         source,
         target,
-        load_options,
+        o.load_options(context),
         name=name,
         concurrency=concurrency,
         retry_errors=retry_errors,

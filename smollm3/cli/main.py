@@ -55,6 +55,7 @@ def _program(
 
 @app.command(context_settings={"max_content_width": 100})
 def chat(
+    context: typer.Context,
     model: o.ModelArgument = None,
     dtype: o.Dtype = "auto",
     attn_implementation: o.Attention = None,
@@ -90,15 +91,13 @@ def chat(
     )  # fmt: skip
     from smollm3.cli.chat import run_chat
 
-    load_options = o.LoadOptions(
-        model, dtype, attn_implementation, device, quantize, revision, local_files_only,
-        tuple(prompt_cache or ()),
-    )  # fmt: skip
+    load_options = o.load_options(context, prompt_caches=tuple(prompt_cache or ()))
     raise typer.Exit(run_chat(load_options, settings, template=template, system=system, load_from=load))
 
 
 @app.command(context_settings={"max_content_width": 100})
 def generate(
+    context: typer.Context,
     prompt: Annotated[
         str | None, typer.Argument(metavar="PROMPT", help="The prompt; what is piped in stands before it.")
     ] = None,
@@ -140,10 +139,7 @@ def generate(
     )  # fmt: skip
     from smollm3.cli.generate import run_generate
 
-    load_options = o.LoadOptions(
-        model, dtype, attn_implementation, device, quantize, revision, local_files_only,
-        tuple(prompt_cache or ()),
-    )  # fmt: skip
+    load_options = o.load_options(context, prompt_caches=tuple(prompt_cache or ()))
     run_generate(
         prompt,
         load_options,

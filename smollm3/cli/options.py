@@ -1,12 +1,12 @@
-"""The options that chat and generate share: declared once, and gathered.
+"""The options that several commands share: declared once, and gathered.
 
 In: what was typed. Out: LoadOptions (which model, how to load it). Imports neither torch nor rich, so that
 --help is instant.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -136,3 +136,10 @@ class LoadOptions:
     revision: str | None = None
     local_files_only: bool = False
     prompt_caches: tuple[Path, ...] = ()
+
+
+def load_options(context: typer.Context, **fixed: Any) -> LoadOptions:
+    """Gather a command's options about loading by their names; `fixed` are those it has no option for."""
+    names = {field.name for field in fields(LoadOptions)}
+    typed = {name: value for name, value in context.params.items() if name in names}
+    return LoadOptions(**typed, **fixed)

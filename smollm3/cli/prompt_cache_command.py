@@ -28,6 +28,7 @@ KvBits = Annotated[
 
 
 def prompt_cache(
+    context: typer.Context,
     model: Model,
     output: Output,
     system: o.System = None,
@@ -45,7 +46,7 @@ def prompt_cache(
     from smollm3.cli.prompt_cache import run_prompt_cache
 
     run_prompt_cache(
-        o.LoadOptions(model, dtype, None, "cpu", None, revision, local_files_only),
+        o.load_options(context, device="cpu"),
         output,
         system=system,
         system_file=system_file,

@@ -112,6 +112,7 @@ LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="Write prompts i
 
 
 def serve(
+    context: typer.Context,
     model: o.ModelArgument = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
@@ -154,11 +155,8 @@ def serve(
         tuple(api_key or ()), api_key_file, cache_per_key, tuple(allowed_host or ()),
         tuple(cors_origin or ()), log_format, log_prompts, tuple(prompt_cache or ()),
     )  # fmt: skip
-    load_options = o.LoadOptions(
-        model, dtype, attn_implementation, device, quantize, revision, local_files_only
-    )
     code = run_serve(
-        load_options,
+        o.load_options(context),
         options,
         max_requests=max_concurrent,
         max_connections=max_connections,
