@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from smollm3.engine.runner import CacheFullError, Row
 from smollm3.errors import DeviceError, ParameterError
 from smollm3.model.module import SmolLM3RMSNorm, SmolLM3RotaryEmbedding
+from smollm3.model.native_description import architecture_of, weights_of
 from smollm3.model.smollm3 import (
     SmolLM3Attention,
     SmolLM3DecoderLayer,
@@ -25,8 +26,7 @@ from smollm3.model.smollm3 import (
 )
 from smollm3.native.blocks import BlockTables
 from smollm3.native.library import ISA_NAMES, native_status
-from smollm3.native.matrix import Matrix, from_bf16
-from smollm3.native.network import Architecture, Layer, Network, StepRow, Weights
+from smollm3.native.network import Network, StepRow
 from smollm3.native.settling import Settler
 from smollm3.quantization.bitsandbytes_linear import Linear4bit
 from smollm3.quantization.packed import PackedEmbedding, PackedLinear
@@ -40,7 +40,6 @@ _KNOWN = {
     *(SmolLM3RMSNorm, SmolLM3RotaryEmbedding, nn.ModuleList),
     *(nn.Linear, nn.Embedding, PackedLinear, PackedEmbedding, Linear4bit),
 }
-Float32 = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def refusal(model: nn.Module) -> str | None:
@@ -123,8 +122,8 @@ class NativeRunner:
             most = max_cache_bytes // block_bytes
             num_blocks = most if max_cache_tokens is None else min(num_blocks, most)
         self.network = Network(
-            _architecture(model),
-            _weights(model),
+            architecture_of(model),
+            weights_of(model),
             threads=threads or torch.get_num_threads(),
             isa=_isa_index(isa),
             kv_bits=kv_bits,
@@ -250,10 +249,6 @@ def _block_bytes(model: SmolLM3ForCausalLM, kv_bits: int) -> int:
     return per_head * config.num_key_value_heads * config.num_hidden_layers
 
 
-def _end(row: Row) -> int:
-    return row.start + len(row.token_ids)
-
-
 def _chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
     """Cut the rows into steps of at most PREFILL_CHUNK ids; a row's pieces stay in order."""
     step: list[Row] = []
@@ -279,57 +274,3 @@ def _isa_index(isa: str | None) -> int:
     if isa not in usable:
         raise ParameterError(f"isa={isa!r} is not usable here: choose one of {', '.join(usable)}")
     return ISA_NAMES.index(isa)
-
-
-def _architecture(model: SmolLM3ForCausalLM) -> Architecture:
-    config, rotary = model.config, model.model.rotary_emb
-    assert config.head_dim is not None
-    assert config.num_key_value_heads is not None
-    return Architecture(
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        config.head_dim,
-        config.rms_norm_eps,
-        _float32(rotary.inv_freq),
-        rotary.scaling,
-    )
-
-
-def _weights(model: SmolLM3ForCausalLM) -> Weights:
-    embedding = _matrix(model.model.embed_tokens)
-    tied = model.config.tie_word_embeddings and not isinstance(model.lm_head, PackedLinear)
-    layers = tuple(_layer(layer) for layer in model.model.layers)
-    head = embedding if tied else _matrix(model.lm_head)
-    return Weights(embedding, layers, _float32(model.model.norm.weight), head)
-
-
-def _layer(layer: nn.Module) -> Layer:
-    assert isinstance(layer, SmolLM3DecoderLayer)
-    attention, mlp = layer.self_attn, layer.mlp
-    linears = (
-        *(attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),
-        *(mlp.gate_proj, mlp.up_proj, mlp.down_proj),
-    )
-    return Layer(
-        tuple(_matrix(linear) for linear in linears),
-        tuple(None if linear.bias is None else _float32(linear.bias) for linear in linears),
-        _float32(layer.input_layernorm.weight),
-        _float32(layer.post_attention_layernorm.weight),
-        bool(attention.use_rope),
-        attention.window or 0,
-    )
-
-
-def _matrix(module: nn.Module) -> Matrix:
-    if isinstance(module, PackedLinear | PackedEmbedding):
-        return module.matrix
-    if isinstance(module, Linear4bit):
-        return module.native_matrix()
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return from_bf16(weight.detach().view(torch.uint16).numpy())
-
-
-def _float32(x: Tensor) -> Float32:
-    array: Float32 = np.ascontiguousarray(x.detach().float().numpy())
-    return array
