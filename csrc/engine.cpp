@@ -19,7 +19,8 @@ static thread_local std::string last_error;
 
 namespace {
 
-constexpr int64_t SHORTEST_RUN = 4;  // panels
+constexpr int64_t TASKS_PER_THREAD = 4;  // of attention
+constexpr int64_t SHORTEST_RUN = 4;      // panels
 constexpr int64_t PARTIAL_BUDGET = 4 << 20;  // floats of attention partials held at a time
 
 template <typename T>
