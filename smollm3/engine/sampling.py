@@ -54,28 +54,19 @@ def warp_(
     Off is 0 for top_k, 1 for top_p, 0 for min_p.
     """
     for rows in _parts(logits):
-        _warp_part_(logits[rows], temperature[rows], top_k[rows], top_p[rows], min_p[rows])
-
-
-def _warp_part_(
-    logits: Tensor,
-    temperature: Sequence[float],
-    top_k: Sequence[int],
-    top_p: Sequence[float],
-    min_p: Sequence[float],
-) -> None:
-    if any(t != 1.0 for t in temperature):
-        logits /= _column(temperature, logits)
-    if any(top_k):
-        num = min(max(top_k), logits.shape[-1])
-        largest = _largest(logits, num)
-        k = torch.tensor([min(k, num) for k in top_k], device=logits.device)[:, None]
-        _cut_(logits, torch.where(k > 0, largest.gather(1, (k - 1).clamp_(min=0)), -math.inf))
-    if any(p < 1 for p in top_p):
-        _cut_(logits, _nucleus_floor(logits, _column(top_p, logits)))
-    if any(min_p):
-        below = [math.log(p) if p else -math.inf for p in min_p]
-        _cut_(logits, logits.amax(-1, keepdim=True) + _column(below, logits))
+        part, k = logits[rows], top_k[rows]
+        if any(t != 1.0 for t in temperature[rows]):
+            part /= _column(temperature[rows], part)
+        if any(k):
+            num = min(max(k), part.shape[-1])
+            at = torch.tensor([min(of_row, num) for of_row in k], device=part.device)[:, None]
+            floor = _largest(part, num).gather(1, (at - 1).clamp_(min=0))
+            _cut_(part, torch.where(at > 0, floor, -math.inf))
+        if any(p < 1 for p in top_p[rows]):
+            _cut_(part, _nucleus_floor(part, _column(top_p[rows], part)))
+        if any(min_p[rows]):
+            below = [math.log(p) if p else -math.inf for p in min_p[rows]]
+            _cut_(part, part.amax(-1, keepdim=True) + _column(below, part))
 
 
 def _parts(logits: Tensor) -> Iterator[slice]:
@@ -131,7 +122,7 @@ def draw(scores: Tensor, uniforms: Sequence[float]) -> Tensor:
 
 
 def _draw_part(scores: Tensor, uniforms: Sequence[float]) -> Tensor:
-    weights = _weights(scores)
+    weights = _weights(scores, scores.amax(-1, keepdim=True))
     rows = torch.arange(len(scores), device=scores.device)
     reached = weights.sum(-1, dtype=torch.float64).cumsum(-1)  # [R, V / STRETCH]
     stretch, rest = _invert(reached, _column(uniforms, reached) * reached[:, -1:])
@@ -139,12 +130,12 @@ def _draw_part(scores: Tensor, uniforms: Sequence[float]) -> Tensor:
     return stretch * STRETCH + _invert(inside, rest)[0]
 
 
-def _weights(logits: Tensor) -> Tensor:
-    """Return exp(logits - their maximum) in stretches of ids, zeros at the end: [R, V / STRETCH, STRETCH]."""
+def _weights(logits: Tensor, top: Tensor) -> Tensor:
+    """Return exp(logits - top [R, 1]) in stretches of ids, zeros at the end: [R, V / STRETCH, STRETCH]."""
     R, V = logits.shape
     weights = logits.new_zeros(R, -(-V // STRETCH), STRETCH)
     flat = weights.view(R, -1)[:, :V]
-    torch.sub(logits, logits.amax(-1, keepdim=True), out=flat)
+    torch.sub(logits, top, out=flat)
     flat.exp_()
     return weights
 
@@ -155,8 +146,9 @@ def _log_mass(logits: Tensor) -> Tensor:
     torch.logsumexp splits a single row between threads and several rows not, so a row's last bit would
     depend on its company; the sums of stretches have one order.
     """
-    mass = _weights(logits).sum(-1, dtype=torch.float64).cumsum(-1)[:, -1:]
-    return logits.amax(-1, keepdim=True) + mass.log()
+    top = logits.amax(-1, keepdim=True)
+    mass = _weights(logits, top).sum(-1, dtype=torch.float64).cumsum(-1)[:, -1:]
+    return top + mass.log()
 
 
 def _invert(reached: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
