@@ -141,22 +141,23 @@ void Sm3Engine::prepare(int64_t row, const float* x) {
     prepare_row(*kernels, input.view, row, x, any_quantized, any_bf16);
 }
 
-// Where the runs of panels end that threads take one after the other: first half of a fair share, so that each thread
-// reads a long stream, then ever less, so that a thread whose core was taken away holds the others up for little.
-static std::vector<int64_t> run_ends(int64_t panels, int64_t threads) {
-    std::vector<int64_t> ends;
-    for (int64_t at = 0; at < panels; ends.push_back(at))
-        at += std::min(panels - at, std::max(SHORTEST_RUN, (panels - at) / (2 * threads)));
-    return ends;
+// Calls take(begin, end) for runs of panels, which threads take one after the other: first half of a fair share, so that
+// each thread reads a long stream, then ever less, so that a thread whose core was taken away holds up for little.
+template <typename Take>
+static void share_out(ThreadPool& pool, int64_t panels, const Take& take) {
+    std::vector<int64_t> bounds{0};
+    while (bounds.back() < panels) {
+        const int64_t left = panels - bounds.back();
+        bounds.push_back(bounds.back() + std::min(left, std::max(SHORTEST_RUN, left / (2 * pool.size()))));
+    }
+    pool.run(int64_t(bounds.size()) - 1, [&](int64_t i) { take(bounds[size_t(i)], bounds[size_t(i) + 1]); });
 }
 
 // Products of the prepared input with several matrices in one go, their panels shared out among the threads.
 void Sm3Engine::multiply(std::initializer_list<Use> uses) {
     int64_t all = 0;
     for (const Use& use : uses) all += panel_count(*use.matrix);
-    const std::vector<int64_t> ends = run_ends(all, pool.size());
-    pool.run(int64_t(ends.size()), [&](int64_t task) {
-        int64_t begin = task ? ends[size_t(task - 1)] : 0, end = ends[size_t(task)];
+    share_out(pool, all, [&](int64_t begin, int64_t end) {
         for (const Use& use : uses) {
             const int64_t panels = panel_count(*use.matrix), from = std::max<int64_t>(0, begin), to = std::min(panels, end);
             if (from < to) kernels->matmul(*use.matrix, input.view, from, to, use.out, use.stride, use.accumulate);
@@ -415,9 +416,8 @@ SM3_API int32_t sm3_matmul(const Sm3Matrix* matrix, const float* x, int64_t n, f
         pool.run(n, [&](int64_t t) {
             prepare_row(*kernels, input.view, t, x + t * w.cols, w.kind != SM3_BF16, w.kind == SM3_BF16);
         });
-        const std::vector<int64_t> ends = run_ends(panel_count(w), pool.size());
-        pool.run(int64_t(ends.size()), [&](int64_t i) {
-            kernels->matmul(w, input.view, i ? ends[size_t(i - 1)] : 0, ends[size_t(i)], out, w.rows, false);
+        share_out(pool, panel_count(w), [&](int64_t begin, int64_t end) {
+            kernels->matmul(w, input.view, begin, end, out, w.rows, false);
         });
     });
 }
