@@ -37,6 +37,10 @@ class ParameterError(SmolLM3Error, ValueError):
     """An argument outside its range, unknown, or in conflict with another."""
 
 
+class ConstraintError(ParameterError):
+    """A form of an answer that cannot be followed to its end."""
+
+
 class MissingDependencyError(SmolLM3Error, ImportError):
     """An optional package that the request needs and that is not installed."""
 

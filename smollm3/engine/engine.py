@@ -66,6 +66,7 @@ class Engine:
             sum(1 + len(sample.followers) for sample in self._scheduler.running),
             self.runner.cache_tokens_used,
             self.runner.cache_tokens_total,
+            self.runner.num_open,
             forward_cpu_seconds_total=self._forward_cpu_s,
             sampling_cpu_seconds_total=self._sampling_cpu_s,
             **dict(self._totals),  # at once: another thread may ask

@@ -40,6 +40,10 @@ class Runner(Protocol):
     def vocab_size(self) -> int: ...
 
     @property
+    def num_open(self) -> int:
+        """Slots that are open."""
+
+    @property
     def cache_tokens_used(self) -> int:
         """Tokens of KV cache that sequences hold, in whole blocks; what waits for reuse is not counted."""
 

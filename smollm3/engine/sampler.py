@@ -14,7 +14,7 @@ from torch import Tensor
 
 from smollm3.engine import sampling
 from smollm3.engine.sample import Sample
-from smollm3.errors import ParameterError, SmolLM3Error
+from smollm3.errors import ConstraintError, ParameterError, SmolLM3Error
 
 Cell = tuple[int, int, float]  # row, id, value
 
@@ -129,7 +129,7 @@ def _edit_(
 def constraint_error(sample: Sample, error: Exception) -> SmolLM3Error:
     """Return what a failed constraint means to whoever asked for the sample."""
     if isinstance(error, SmolLM3Error):
-        return error
+        return ConstraintError(str(error))
     return ParameterError(
         f"request {sample.request_idx}: the constraint failed at token {sample.num_generated} "
         f"({type(error).__name__}: {error}); relax it or leave it out"
@@ -144,7 +144,8 @@ def _pick(scores: Tensor, samples: Sequence[Sample], errors: dict[int, SmolLM3Er
             why = (
                 "the model returned NaN or infinite logits" if top != -math.inf else "no id is left to choose"
             )
-            errors[row] = ParameterError(
+            kind = ConstraintError if top == -math.inf and sample.params.constraint else ParameterError
+            errors[row] = kind(
                 f"request {sample.request_idx}: {why} at token {sample.num_generated}; "
                 "check the weights' dtype, bad_words_ids, logit_bias and the constraint"
             )

@@ -8,6 +8,7 @@ class EngineStats:
     """A snapshot; what ends in `_total` only grows.
 
     num_waiting, num_running: samples without and with a place in the KV cache.
+    num_open: slots of the runner that are open, one per running sample at most.
     cache_tokens_used, cache_tokens_total: tokens that sequences hold, and room (None: without a bound).
     prompt_ids_total, prompt_ids_reused_total: of prompts that were begun, and how many of them came from the
         cache. A sample that was preempted counts anew.
@@ -20,6 +21,7 @@ class EngineStats:
     num_running: int
     cache_tokens_used: int
     cache_tokens_total: int | None
+    num_open: int = 0
     prompt_ids_total: int = 0
     prompt_ids_reused_total: int = 0
     generated_total: int = 0

@@ -166,6 +166,10 @@ class NativeRunner:
         self._blocks.close(slot, len(token_ids), salt)
 
     @property
+    def num_open(self) -> int:
+        return self._blocks.num_open
+
+    @property
     def cache_tokens_used(self) -> int:
         return (self._blocks.num_blocks - self._blocks.num_free) * self.BLOCK_SIZE
 

@@ -119,6 +119,11 @@ class TorchRunner:
         self.kept.add(Past(np.array(token_ids), salt, keys, values))
 
     @property
+    def num_open(self) -> int:
+        """Slots that are open."""
+        return len(self.cache.slots)
+
+    @property
     def cache_tokens_used(self) -> int:
         """Tokens that open slots hold."""
         return sum(slot.length for slot in self.cache.slots.values())
@@ -234,6 +239,11 @@ class RecomputingRunner:
     def close(self, slot: int, token_ids: Sequence[int] = (), salt: str = "") -> None:
         """Forget the slot's ids."""
         del self._ids[slot]
+
+    @property
+    def num_open(self) -> int:
+        """Slots that are open."""
+        return len(self._ids)
 
     @property
     def cache_tokens_used(self) -> int:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from smollm3.engine.sample import TokenOutput
-from smollm3.errors import SmolLM3Error
+from smollm3.errors import ConstraintError, SmolLM3Error
 from smollm3.server.engine_thread import Job
-from smollm3.server.errors import GenerationError, SlowClientError
+from smollm3.server.errors import FormError, GenerationError, SlowClientError
 from smollm3.server.notes import NOTES
 from smollm3.server.work import Event, Token, Work
 from smollm3.text.answer import AnswerText
@@ -143,7 +143,8 @@ class Answering:
         if choice.ended:
             return
         if last.error is not None:
-            self.fail(GenerationError(str(last.error)))
+            kind = FormError if isinstance(last.error, ConstraintError) else GenerationError
+            self.fail(kind(str(last.error)))
             return
         event = choice.take(outputs, self._make_token)
         if event.num_generated:

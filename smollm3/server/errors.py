@@ -108,6 +108,12 @@ class GenerationError(RequestError):
     status, type, code = 500, "server_error", "generation_failed"
 
 
+class FormError(RequestError):
+    """The form that a request asks for turned out, on the way, to be one that cannot be followed."""
+
+    code = "form_failed"
+
+
 @dataclass(frozen=True)
 class ErrorReply:
     """A status, headers, and the object that goes under "error"."""
@@ -121,6 +127,7 @@ class ErrorReply:
         return {"error": dict(self.error)}
 
 
+MAX_MESSAGE, MAX_PARAM = 2000, 200  # characters: what a client sent does not all come back
 _CLIENTS = (ParameterError, PromptError, TemplateError)  # what a request can cause and mend
 
 
@@ -147,5 +154,7 @@ def _reply(
     code: str | None,
     headers: Mapping[str, str] | None = None,
 ) -> ErrorReply:
+    message = message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + "..."
+    param = param if param is None or len(param) <= MAX_PARAM else param[:MAX_PARAM] + "..."
     error = {"message": message, "type": kind, "param": param, "code": code}
     return ErrorReply(status, error, headers or {})

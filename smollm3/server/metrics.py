@@ -107,6 +107,7 @@ def _engine_lines(stats: EngineStats | None) -> Iterable[str]:
         return
     yield from _gauge("samples_waiting", "Answers that wait for a place.", stats.num_waiting)
     yield from _gauge("samples_running", "Answers that run.", stats.num_running)
+    yield from _gauge("cache_slots_open", "Sequences that have a place in the KV cache.", stats.num_open)
     yield from _gauge("cache_tokens_used", "Tokens of KV cache in use.", stats.cache_tokens_used)
     if stats.cache_tokens_total is not None:
         yield from _gauge("cache_tokens_capacity", "Tokens that fit it.", stats.cache_tokens_total)

@@ -37,6 +37,7 @@ class GuardedProtocol(H11Protocol):
         self._waits_for = ""  # what the read timer is for: "headers", "body", "rest" of a refused body
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._last_timer: asyncio.TimerHandle | None = None  # for the last bytes of a reply
         self._ended = False  # the client left, or was refused
         self._num_discarded = 0
 
@@ -59,6 +60,8 @@ class GuardedProtocol(H11Protocol):
         self._ended = True
         self._wait_for("")
         self.resume_writing()
+        if self._last_timer is not None:
+            self._last_timer.cancel()
         super().connection_lost(exc)
         if self._task is not None:
             self._task.cancel()
@@ -77,6 +80,8 @@ class GuardedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch_reading()
+        if self._last_timer is None:
+            self._watch_last_bytes()
 
     async def _run(self, scope: Any, receive: Any, send: Any) -> None:
         """Run the application; a task that ends because its client did is no error."""
@@ -109,7 +114,8 @@ class GuardedProtocol(H11Protocol):
         elif self._waits_for == "rest":
             self.transport.close()
         elif self.timeout_keep_alive_task is not None:
-            self._wait_for("")  # between requests uvicorn's own timer runs
+            # Between requests uvicorn's own timer runs, unless the next one's beginning came with the last.
+            self._wait_for("headers" if self.conn.trailing_data[0] else "")
 
     def _wait_for(self, what: str) -> None:
         if what == self._waits_for:
@@ -145,6 +151,16 @@ class GuardedProtocol(H11Protocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+    def _watch_last_bytes(self, before: int | None = None) -> None:
+        """Drop a reader that takes nothing of a reply's end, which is too little to pause the writing."""
+        self._last_timer = None
+        size = self.transport.get_write_buffer_size()
+        if size and size == before:
+            self._write_timed_out()
+        elif size:
+            seconds = self._limits.write_seconds
+            self._last_timer = self.loop.call_later(seconds, self._watch_last_bytes, size)
 
     def _write_timed_out(self) -> None:
         note(log, "a client that stopped reading was dropped", client=(self.client or ("",))[0])
@@ -183,7 +199,11 @@ class GuardedProtocol(H11Protocol):
             return
         self._write_reply(error)
         # Closing at once would reset the connection, and the reply be lost, while the client still sends.
-        self.transport.write_eof()
+        try:
+            self.transport.write_eof()
+        except OSError:  # it has gone since
+            self.transport.abort()
+            return
         self.flow.resume_reading()
         self._wait_for("rest")
 

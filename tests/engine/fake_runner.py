@@ -38,6 +38,10 @@ class FakeRunner:
         del self.slots[slot]
 
     @property
+    def num_open(self) -> int:
+        return len(self.slots)
+
+    @property
     def cache_tokens_used(self) -> int:
         return sum(len(ids) for ids in self.slots.values())
 
@@ -94,6 +98,10 @@ class PagedRunner(FakeRunner):
         super().__init__(context_size=context_size, **settings)
         self.tables = BlockTables(num_blocks, self.BLOCK_SIZE)
         self.memory = [[-1] * self.BLOCK_SIZE for _ in range(num_blocks)]
+
+    @property
+    def num_open(self) -> int:
+        return self.tables.num_open
 
     @property
     def cache_tokens_used(self) -> int:

@@ -28,9 +28,13 @@ class Running:
 
 
 @contextmanager
-def running(app: ASGIApp, service: Service, limits: Limits | None = None) -> Iterator[Running]:
-    """Serve `app` until the block ends; nothing of it is left then."""
+def running(
+    app: ASGIApp, service: Service, limits: Limits | None = None, send_buffer: int | None = None
+) -> Iterator[Running]:
+    """Serve `app` until the block ends; nothing of it is left then. `send_buffer`: the kernel's, in bytes."""
     listener = socket.create_server(("127.0.0.1", 0))
+    if send_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     server = make_server(app, limits or Limits())
     thread = threading.Thread(target=server.run, args=([listener],), name="test-server")
     thread.start()

@@ -218,6 +218,20 @@ def test_a_form_that_cannot_be_followed_is_refused(
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_form_that_proves_too_complex_on_the_way_is_the_requests_fault(
+    client: openai.OpenAI, stream: bool
+) -> None:
+    rules = [f'r{idx}: r{idx + 1} | "x"' for idx in range(400)]
+    form = {"type": "grammar", "syntax": "lark", "grammar": "\n".join([*rules, 'r400: "y"', "start: r0"])}
+    with pytest.raises(openai.APIError, match="too complex to follow") as caught:
+        for _ in ask(client, response_format=form, stream=stream):
+            pass
+    assert (caught.value.code, caught.value.type) == ("form_failed", "invalid_request_error")
+    if not stream:
+        assert isinstance(caught.value, openai.BadRequestError)
+
+
 def test_pydantic_models_are_parsed_by_the_client(client: openai.OpenAI) -> None:
     made = client.chat.completions.parse(
         model="tiny-think", messages=ASK, response_format=Mood, seed=1, extra_body={"enable_thinking": False}

@@ -1,6 +1,10 @@
 """Limits of the HTTP side, by raw sockets: sizes, framing, deadlines, numbers, readers that stall."""
 
+import asyncio
 import contextlib
+import errno
+import json
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -18,6 +22,8 @@ from raw_clients import (
     wait_until,
 )
 from serving import Running, running
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from tiny_models import tiny_model
@@ -25,6 +31,7 @@ from tiny_models import tiny_model
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.server.app import build_app
 from smollm3.server.build import ServiceOptions, build_service
+from smollm3.server.service import Service
 from smollm3.server.settings import Limits
 from smollm3.tokenization import SmolLM3Tokenizer
 
@@ -54,12 +61,19 @@ class Flood:
             sent.append(num)
 
 
+BRIEF = b"x" * 90_000  # more than the kernel takes of it, and little enough to be handed over at once
+
+
+async def brief(request: Request) -> Response:
+    return Response(BRIEF)
+
+
 @pytest.fixture(scope="module")
 def server(tiny_tokenizer: SmolLM3Tokenizer) -> Iterator[Running]:
     model = tiny_model(SmolLM3ForCausalLM, max_position_embeddings=32_768)
     service = build_service(model, tiny_tokenizer, "tiny", ServiceOptions(max_requests=4))
-    app = build_app(service, limits=LIMITS, more_routes=[Route("/flood", Flood())])
-    with running(app, service, LIMITS) as server:
+    app = build_app(service, limits=LIMITS, more_routes=[Route("/flood", Flood()), Route("/brief", brief)])
+    with running(app, service, LIMITS, send_buffer=16_384) as server:
         yield server
 
 
@@ -111,6 +125,14 @@ def test_headers_of_a_megabyte_are_431(server: Running, form: str) -> None:
     assert exchange(server.port, data)[0] == 431
 
 
+def test_what_a_client_sent_does_not_all_come_back(server: Running) -> None:
+    twins = b'{"%b": 1, "%b": 2}' % ((b"k" * 4000,) * 2)
+    for data, status in ((request("GET", "/" + "z" * 3900), 404), (request(body=twins), 400)):
+        found, body = exchange(server.port, data)
+        assert found == status
+        assert len(json.dumps(body)) < 2500
+
+
 def test_headers_over_the_limit_that_come_at_once_are_431(server: Running) -> None:
     assert exchange(server.port, request("GET", "/health", X_Long="x" * 5000))[0] == 431
 
@@ -143,6 +165,22 @@ def test_broken_chunks_are_400(server: Running, chunks: bytes) -> None:
 )
 def test_what_is_no_http_is_400(server: Running, data: bytes) -> None:
     assert exchange(server.port, data)[0] == 400
+
+
+def test_a_client_that_goes_while_it_is_refused_is_no_error(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the kernel says it when the client's reset comes between the reply and its end."""
+
+    def gone(transport: object) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(asyncio.selector_events._SelectorSocketTransport, "write_eof", gone)
+    for begun in (b"", request("GET", "/health")):
+        with connected(server.port) as connection:
+            connection.sendall(begun + b"SM\r\n\r\n")
+            assert b"HTTP/1.1 400 " in read_all(connection)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def test_two_framings_at_once_never_smuggle_a_second_request(server: Running) -> None:
@@ -189,6 +227,13 @@ def test_a_slow_body_is_408(server: Running) -> None:
         assert parse(read_all(connection))[0] == 408
 
 
+def test_slow_headers_that_came_with_the_request_before_are_408_too(server: Running) -> None:
+    with connected(server.port) as connection:
+        connection.sendall(request("GET", "/health") + b"GET /health HTT")
+        first, second = (parse(reply)[0] for reply in (read_reply(connection), read_all(connection)))
+        assert (first, second) == (200, 408)
+
+
 def test_slow_headers_of_a_second_request_are_408_too(server: Running) -> None:
     with connected(server.port) as connection:
         connection.sendall(request("GET", "/health"))
@@ -227,6 +272,30 @@ def test_a_reader_that_stalls_is_dropped_and_no_buffer_grows(server: Running) ->
         connection.sendall(request("GET", "/flood"))
         wait_until(lambda: sent)
     assert 65536 < sent[0] < 20_000_000
+
+
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+def test_a_reader_that_takes_nothing_of_a_replys_end_is_dropped(server: Running, connection: str) -> None:
+    """Its reply is written, but for less than what would pause the writing."""
+    with connected(server.port) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.sendall(request("GET", "/brief", Connection=connection))
+        time.sleep(2)
+        assert len(read_all(client)) < len(BRIEF)
+
+
+def test_a_reader_that_takes_a_little_now_and_then_gets_all(tiny_service: Service) -> None:
+    limits = Limits(write_seconds=1.0)
+    app = build_app(tiny_service, limits=limits, more_routes=[Route("/brief", brief)])
+    with running(app, tiny_service, limits, send_buffer=16_384) as server, connected(server.port) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.sendall(request("GET", "/brief"))
+        seen = b""
+        while len(seen) < len(BRIEF):  # for longer than two looks at what is left
+            piece = client.recv(4096)
+            assert piece, "it was dropped"
+            seen += piece
+            time.sleep(0.1)
 
 
 def test_one_too_many_is_429_with_a_time_to_come_back(server: Running) -> None:

@@ -12,7 +12,7 @@ from smollm3.engine.params import SamplingParams
 from smollm3.errors import ContextOverflowError, ParameterError, PromptError
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.server.build import ServiceOptions, build_service
-from smollm3.server.errors import EngineDeadError, GenerationError, QueueFullError, ShuttingDownError
+from smollm3.server.errors import EngineDeadError, FormError, QueueFullError, ShuttingDownError
 from smollm3.server.service import Event, ParseOptions, Service, Work
 from smollm3.tokenization import SmolLM3Tokenizer
 
@@ -324,7 +324,7 @@ def test_a_samples_own_error_fails_its_request_alone(tiny_service: Service) -> N
     async def main() -> None:
         async with tiny_service as service:
             good = service.answer(work(20), "good")
-            with pytest.raises(GenerationError, match="this grammar is stuck"):
+            with pytest.raises(FormError, match="this grammar is stuck"):
                 await read(service, work(20, constraint=Broken()))
             assert [event async for event in good][-1].finish_reason is not None
 
