@@ -141,6 +141,15 @@ async def fills_the_cache(client: Client) -> None:
         client.expect(await wire.reply(), 200, wire=wire)
 
 
+async def outgrows_the_cache(client: Client) -> None:
+    """Short prompts whose answers together outgrow the cache: some are put back and go on later."""
+    wires = [await client.open() for _ in range(client.draw.randint(5, 8))]
+    for wire in wires:
+        await wire.send(endless(client, max_tokens=client.draw.randint(70, 150)))
+    for wire in wires:
+        client.expect(await wire.reply(), 200, wire=wire)
+
+
 async def asks_all_at_once(client: Client) -> None:
     """More requests than the server takes at once: what is over is 429."""
     wires: list[Wire] = []
@@ -183,6 +192,7 @@ KINDS = {
     "reads_no_replies": Kind(reads_no_replies),
     "is_stopped": Kind(is_stopped, 0.5),
     "fills_the_cache": Kind(fills_the_cache),
+    "outgrows_the_cache": Kind(outgrows_the_cache, 0.7),
     "asks_all_at_once": Kind(asks_all_at_once),
     "connects_all_at_once": Kind(connects_all_at_once, 0.5),
     "comes_and_goes": Kind(comes_and_goes),

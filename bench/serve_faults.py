@@ -96,7 +96,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--wait", type=float, default=60.0, help="seconds for a reply that must come")
     parser.add_argument("--threads", type=int, default=2, help="threads of the server's engine")
-    parser.add_argument("--kv-memory", default="48MB", help="of the server")
+    parser.add_argument("--kv-memory", default="26MB", help="of the server")
     parser.add_argument("--keep-template", action="store_true", help="not SmolLM3's, with tools and thoughts")
     parser.add_argument("--kinds", default="", help="only these, comma-separated")
     parser.add_argument("--client", type=int, help="run the client of this number alone, and nothing else")
