@@ -47,16 +47,16 @@ class ServeOptions:
     log_format: str = "json"
     log_prompts: bool = False
     prompt_caches: Sequence[Path] = ()
+    replicas: int | None = None
+    ray_address: str | None = None
 
 
 def run_serve(load_options: LoadOptions, options: ServeOptions, **limit_values: float) -> int:
     """Serve until a signal and return the exit code."""
-    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise MissingDependencyError(
-            f"smollm3 serve needs {', '.join(missing)}: pip install 'smollm3[serve]'"
-        )
+    need_packages(PACKAGES, "smollm3 serve", "smollm3[serve]")
+    if options.ray_address is not None and options.replicas is None:
+        raise ParameterError("--ray-address is where --replicas run: say how many")
     keys = read_keys(options)
-    from smollm3.server.run import bind, serve
     from smollm3.server.settings import Limits, access_for
 
     if options.log_format not in ("json", "text"):
@@ -69,9 +69,25 @@ def run_serve(load_options: LoadOptions, options: ServeOptions, **limit_values: 
         allowed_hosts=tuple(options.allowed_hosts),
         cors_origins=tuple(options.cors_origins),
     )
+    if options.replicas is not None:
+        from smollm3.cli.serve_replicas import run_serve_replicas
+
+        return run_serve_replicas(load_options, options, limits, access)
+    return _run_here(load_options, options, limits, access)
+
+
+def need_packages(names: Sequence[str], what: str, extra: str) -> None:
+    """Raise MissingDependencyError if a package is not installed."""
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        raise MissingDependencyError(f"{what} needs {', '.join(missing)}: pip install '{extra}'")
+
+
+def _run_here(load_options: LoadOptions, options: ServeOptions, limits: "Limits", access: "Access") -> int:
+    """Serve in this process."""
+    from smollm3.server.run import bind, serve
+
     with bind(options.host, options.port) as listener:
-        loaded, service = _load(load_options, options, limits)
-        _load_pasts(loaded, service, options, access)
+        loaded, service = load_service(load_options, options, limits, access)
         from smollm3.server.app import build_app
         from smollm3.server.log import setup_logging
         from smollm3.server.run import url_of
@@ -85,7 +101,14 @@ def run_serve(load_options: LoadOptions, options: ServeOptions, **limit_values: 
         return serve(app, service, listener, limits, ready)
 
 
-def _load(load_options: LoadOptions, options: ServeOptions, limits: "Limits") -> tuple["Loaded", "Service"]:
+def load_service(
+    load_options: LoadOptions,
+    options: ServeOptions,
+    limits: "Limits",
+    access: "Access",
+    memory_share: float = 1.0,
+) -> tuple["Loaded", "Service"]:
+    """Load the model, and the prompt caches; `memory_share` of this machine's memory is for this process."""
     from smollm3.cli.loading import load
     from smollm3.server.build import ServiceOptions, build_service
 
@@ -103,9 +126,11 @@ def _load(load_options: LoadOptions, options: ServeOptions, limits: "Limits") ->
             max_requests=limits.max_requests,
             engine=options.engine,
             prompt_lookup=options.prompt_lookup,
+            memory_share=memory_share,
         ),
     )
     service.log_prompts = options.log_prompts
+    _load_pasts(loaded, service, options, access)
     return loaded, service
 
 
@@ -121,6 +146,17 @@ def _load_pasts(loaded: "Loaded", service: "Service", options: ServeOptions, acc
 
 def ready_line(loaded: "Loaded", service: "Service", url: str, options: ServeOptions) -> str:
     """Say in one line what is served, where, and on what."""
+    return served_line(service.model_id, url, facts_of(loaded, service, options), options)
+
+
+def served_line(model_id: str, url: str, facts: str, options: ServeOptions) -> str:
+    """Say in one line what is served and where; `facts` come from `facts_of`."""
+    page = f", page at {url}/" if options.ui else ""
+    return f"serving {model_id} at {url}/v1 ({facts}{page})"
+
+
+def facts_of(loaded: "Loaded", service: "Service", options: ServeOptions) -> str:
+    """Say what computes, and in how much memory."""
     from smollm3.server.build import cache_bytes_per_id
 
     room = service.engine.runner.cache_tokens_total
@@ -129,8 +165,7 @@ def ready_line(loaded: "Loaded", service: "Service", url: str, options: ServeOpt
         size = room * cache_bytes_per_id(loaded.model, options.kv_bits)
         kind, cache = "native engine", f", KV cache up to {gigabytes(size)}"
     weights = gigabytes(loaded.model.get_memory_footprint())
-    page = f", page at {url}/" if options.ui else ""
-    return f"serving {service.model_id} at {url}/v1 ({kind}, weights {weights}{cache}{page})"
+    return f"{kind}, weights {weights}{cache}"
 
 
 def read_keys(options: ServeOptions) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from smollm3.cli import options as o
+from smollm3.errors import ParameterError
 
 _SERVER, _CLIENTS, _LIMITS = "Server", "Clients", "Limits"
 
@@ -108,6 +109,24 @@ DrainSeconds = Annotated[
     typer.Option("--drain-seconds", metavar="X", help="Time to finish requests after SIGTERM or Ctrl-C."),
 ]
 LogFormat = Annotated[str, typer.Option("--log-format", metavar="json|text", help="Lines on stderr.")]
+Replicas = Annotated[
+    int | None,
+    typer.Option(
+        "--replicas",
+        metavar="N",
+        min=1,
+        help="Serve from N processes, each with the model, on Ray (needs the replicas extra).",
+        show_default=False,
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="Run the replicas on the hosts of a Ray cluster (default: on this machine).",
+    ),
+]
 LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")]
 
 
@@ -146,14 +165,19 @@ def serve(
     drain_seconds: DrainSeconds = 30.0,
     log_format: LogFormat = "json",
     log_prompts: LogPrompts = False,
+    replicas: Replicas = None,
+    ray_address: RayAddress = None,
 ) -> None:
     """Serve a model to many users at once, with OpenAI's interface."""
     from smollm3.cli.serve import ServeOptions, run_serve
 
+    if replicas is not None:
+        _refuse_options_of_one_process(context)
     options = ServeOptions(
         host, port, served_model_name, engine, threads, kv_bits, kv_memory, max_model_len, prompt_lookup, ui,
         tuple(api_key or ()), api_key_file, cache_per_key, tuple(allowed_host or ()),
         tuple(cors_origin or ()), log_format, log_prompts, tuple(prompt_cache or ()),
+        replicas, ray_address,
     )  # fmt: skip
     code = run_serve(
         o.load_options(context),
@@ -168,3 +192,15 @@ def serve(
         drain_seconds=drain_seconds,
     )
     raise typer.Exit(code)
+
+
+def _refuse_options_of_one_process(context: typer.Context) -> None:
+    """Refuse what a proxy of Ray's, which has the connections, would not follow."""
+    for name in ("max_connections", "header_seconds", "body_seconds", "write_seconds"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = "--" + name.replace("_", "-")
+            raise ParameterError(
+                f"{option} does nothing with --replicas, where Ray's proxy has the connections: leave it out "
+                "(a proxy before it can set such limits)"
+            )

@@ -54,14 +54,16 @@ def build_app(
     access: Access | None = None,
     limits: Limits | None = None,
     ui: bool = False,
+    replica: str = "",
     more_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """Return the application that serves `service`; by default everybody is let in.
 
-    `ui` adds the chat page, whose files need no API key. `more_routes` come last.
+    `ui` adds the chat page, whose files need no API key. `replica` names this server
+    among others in its metrics. `more_routes` come last.
     """
     access, limits = access or Access(), limits or Limits()
-    counts = Metrics()
+    counts = Metrics(replica)
     service.on_answered = counts.answered
     table = [*routes(), *(page_routes() if ui else ())]
 

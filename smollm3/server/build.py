@@ -25,6 +25,7 @@ class ServiceOptions:
     max_model_len: ids of prompt and answer together, if less than the model's context.
     max_requests: that wait or run at once. engine: "native", "torch", or "auto" (native where it can).
     prompt_lookup: for requests that do not say; None is on with the native engine.
+    memory_share: of this machine's memory, for this process, where kv_memory does not say.
     """
 
     threads: int | None = None
@@ -34,6 +35,7 @@ class ServiceOptions:
     max_requests: int = 128
     engine: str = "auto"
     prompt_lookup: bool | None = None
+    memory_share: float = 1.0
 
 
 def build_service(
@@ -107,7 +109,7 @@ def _cache_tokens(model: SmolLM3ForCausalLM, options: ServiceOptions) -> int:
     most = RESERVED_SEQUENCES * model.config.max_position_embeddings
     free = _available_memory()
     if memory is None:
-        memory = free // 2 if free is not None else None
+        memory = int(free * options.memory_share) // 2 if free is not None else None
     if memory is None:
         return most
     num = memory // cache_bytes_per_id(model, options.kv_bits)

@@ -72,7 +72,7 @@ class Guard:
         return [
             *allowed,
             (b"access-control-allow-methods", b"GET, POST, DELETE"),
-            (b"access-control-allow-headers", b"Authorization, Content-Type, X-Request-Id"),
+            (b"access-control-allow-headers", b"Authorization, Content-Type, X-Request-Id, X-Session-ID"),
             (b"access-control-max-age", b"600"),
         ]
 

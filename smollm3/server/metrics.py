@@ -45,9 +45,10 @@ class Histogram:
 
 
 class Metrics:
-    """The counts of one server."""
+    """The counts of one server; `replica` is its name among others, a label of each sample."""
 
-    def __init__(self) -> None:
+    def __init__(self, replica: str = "") -> None:
+        self._replica = replica
         self.first_token = Histogram(_FIRST)
         self.per_token = Histogram(_TOKEN)
         self.durations: dict[tuple[str, str], Histogram] = {}  # by route and status
@@ -99,6 +100,8 @@ class Metrics:
             labels = (("route", route), ("status", status))
             lines += histogram.lines("smollm3_request_duration_seconds", labels)
         lines += [*_engine_lines(stats), *_process_lines()]
+        if self._replica:
+            lines = [_with_label(line, "replica", self._replica) for line in lines]
         return "\n".join(lines) + "\n"
 
 
@@ -168,6 +171,15 @@ def _labels(labels: Labels) -> str:
     if not labels:
         return ""
     return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels) + "}"
+
+
+def _with_label(line: str, name: str, value: str) -> str:
+    """Return a sample's line with one label more; comments stay as they are."""
+    if line.startswith("#"):
+        return line
+    end = line.index("{") if "{" in line else line.index(" ")
+    rest = "," + line[end + 1 :] if line[end] == "{" else "}" + line[end:]
+    return f'{line[:end]}{{{name}="{_escaped(value)}"{rest}'
 
 
 def _escaped(value: str) -> str:

@@ -124,7 +124,7 @@ async def _serve(
         gc.freeze()
         on_ready()
         await stop.wait()
-        code = await _drain(service, limits.drain_seconds)
+        code = await drain(service, limits.drain_seconds)
         server.should_exit = True
         await running
         return code
@@ -141,8 +141,8 @@ async def _started(server: Server, running: "asyncio.Task[None]") -> bool:
     return server.started
 
 
-async def _drain(service: Service, seconds: float) -> int:
-    """Wait for the requests that are there; give up those that take too long."""
+async def drain(service: Service, seconds: float) -> int:
+    """Take nothing new and wait for the requests that are there; give up those that take too long."""
     service.drain()
     note(log, "draining", requests=service.num_active, seconds=seconds)
     try:

@@ -36,12 +36,13 @@ export class Client {
    * Ask for an answer and yield its chunks as they come; throws ApiError, also for an error inside the stream.
    * @param {object} body
    * @param {AbortSignal} signal
+   * @param {string} session where several processes serve, one of them holds what this conversation has said
    */
-  async *chat(body, signal) {
+  async *chat(body, signal, session) {
     const response = await this.#request("v1/chat/completions", {
       method: "POST",
       body: JSON.stringify(body),
-      headers: { "Content-Type": "application/json" },
+      headers: { "Content-Type": "application/json", "X-Session-ID": session },
       signal,
     });
     if (!response.body) throw new ApiError("The server sent an empty answer.");

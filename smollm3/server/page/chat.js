@@ -128,7 +128,7 @@ export class Chat {
 
   async #stream(conversation, message, body, signal) {
     let saved = performance.now();
-    for await (const chunk of this.#client.chat(body, signal)) {
+    for await (const chunk of this.#client.chat(body, signal, conversation.id)) {
       const now = performance.now();
       fold(message, chunk, now);
       this.#grew(conversation, message);
