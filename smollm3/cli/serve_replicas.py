@@ -7,6 +7,7 @@ started.
 import logging
 import os
 import secrets
+import socket
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -64,8 +65,8 @@ def run_serve_replicas(
     with bind(options.host, options.port) as listener:
         port, url = listener.getsockname()[1], url_of(listener)
     model_id = options.served_model_name or _check_model(load_options, here=address is None)
-    if address is not None and "://" in address:
-        raise ParameterError(f"--ray-address {address!r}: give HOST:PORT, on a host of the cluster")
+    if address is not None:
+        _check_address(address)
     set_up_ray(own=address is None)
     from smollm3.server.replicas.cluster import Signals, Stopped, joined, run_replicas
 
@@ -98,6 +99,20 @@ def _check_model(load_options: LoadOptions, *, here: bool) -> str:
         # Once, before each replica looks for it.
         resolve(name, revision=load_options.revision, local_files_only=load_options.local_files_only)
     return name
+
+
+def _check_address(address: str) -> None:
+    """See that something answers there: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host.strip("[]") or not port.isdecimal() or "/" in host:
+        raise ParameterError(f"--ray-address {address!r}: give HOST:PORT, as `ray start` says")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ParameterError(
+            f"--ray-address {address}: no Ray cluster answers there ({reason}): start it with `ray start`"
+        ) from error
 
 
 def set_up_ray(*, own: bool) -> None:

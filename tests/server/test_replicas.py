@@ -291,6 +291,8 @@ def test_a_model_that_cannot_be_served_is_one_line(small_model: Path) -> None:
         (["--header-seconds", "3"], "--header-seconds does nothing with --replicas"),
         (["--max-connections", "9"], "--max-connections does nothing with --replicas"),
         (["--ray-address", "ray://here:1"], "--ray-address 'ray://here:1': give HOST:PORT"),
+        (["--ray-address", "6379"], "--ray-address '6379': give HOST:PORT"),
+        (["--ray-address", "127.0.0.1:1"], "--ray-address 127.0.0.1:1: no Ray cluster answers there"),
         (["--log-format", "xml"], "--log-format"),
         (["--local-files-only"], "no file or folder no/such/model"),
     ],

@@ -29,9 +29,9 @@ class Share:
 
 
 def share_out(cluster: Cluster, num: int, device: str, threads: int | None) -> Share:
-    """Return the share of each of `num` replicas: `threads` cores, or as many as there are for each.
+    """Return the share of each of `num` replicas: `threads` cores, or the most that each can have.
 
-    `device` is as typed. Raises ParameterError or DeviceError if they do not fit.
+    `device` is as typed. Raises ParameterError, or DeviceError if there are too few GPUs.
     """
     if device.partition(":")[2] or device.isdecimal():
         raise ParameterError(f"--device {device}: each replica gets a device of its own; pass --device cuda")
@@ -43,15 +43,18 @@ def share_out(cluster: Cluster, num: int, device: str, threads: int | None) -> S
         )
     if device == "auto" and cluster.num_gpus:
         device = "cuda" if num_gpus else "cpu"
-    num_cpus = sum(cluster.cpus_of_hosts) / num
+    num_cpus = _most_each(cluster.cpus_of_hosts, num)
     if threads is not None:
         num_cpus = min(num_cpus, float(threads))
     elif num_cpus > 1:
         num_cpus = float(int(num_cpus))
-    if not num_cpus or sum(int(cpus / num_cpus + 1e-6) for cpus in cluster.cpus_of_hosts) < num:
-        cores = ", ".join(f"{cpus:g}" for cpus in cluster.cpus_of_hosts)
-        raise ParameterError(
-            f"{num} replicas of {num_cpus:g} cores do not fit hosts of {cores or 'none'}: "
-            "give each fewer, by --threads"
-        )
     return Share(num, num_cpus, num_gpus, device)
+
+
+def _most_each(hosts: tuple[float, ...], num: int) -> float:
+    """Return the most cores that each of `num` replicas can have, so that all fit their hosts."""
+    sizes = {cpus / replicas for cpus in hosts for replicas in range(1, num + 1)}
+    fitting = [size for size in sizes if sum(int(cpus / size + 1e-6) for cpus in hosts) >= num]
+    if not fitting:
+        raise ParameterError("no host of this Ray cluster has cores for replicas: give it some (ray start)")
+    return max(fitting)
