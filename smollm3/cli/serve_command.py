@@ -129,6 +129,9 @@ RayAddress = Annotated[
 ]
 LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")]
 
+_OF_CONNECTIONS = ("max_connections", "header_seconds", "body_seconds", "write_seconds")
+_LIMIT_NAMES = ("max_body_bytes", "max_header_bytes", "drain_seconds", *_OF_CONNECTIONS)
+
 
 def serve(
     context: typer.Context,
@@ -137,6 +140,8 @@ def serve(
     port: Port = 8000,
     served_model_name: Name = None,
     ui: Ui = False,
+    replicas: Replicas = None,
+    ray_address: RayAddress = None,
     engine: Engine = "auto",
     threads: Threads = None,
     kv_bits: KvBits = 16,
@@ -165,8 +170,6 @@ def serve(
     drain_seconds: DrainSeconds = 30.0,
     log_format: LogFormat = "json",
     log_prompts: LogPrompts = False,
-    replicas: Replicas = None,
-    ray_address: RayAddress = None,
 ) -> None:
     """Serve a model to many users at once, with OpenAI's interface."""
     from smollm3.cli.serve import ServeOptions, run_serve
@@ -183,20 +186,14 @@ def serve(
         o.load_options(context),
         options,
         max_requests=max_concurrent,
-        max_connections=max_connections,
-        max_body_bytes=max_body_bytes,
-        max_header_bytes=max_header_bytes,
-        header_seconds=header_seconds,
-        body_seconds=body_seconds,
-        write_seconds=write_seconds,
-        drain_seconds=drain_seconds,
+        **{name: context.params[name] for name in _LIMIT_NAMES},
     )
     raise typer.Exit(code)
 
 
 def _refuse_options_of_one_process(context: typer.Context) -> None:
     """Refuse what a proxy of Ray's, which has the connections, would not follow."""
-    for name in ("max_connections", "header_seconds", "body_seconds", "write_seconds"):
+    for name in _OF_CONNECTIONS:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = "--" + name.replace("_", "-")
