@@ -54,7 +54,7 @@ class Client:
 
         A full house (429, 503) is never a fault where the house can be full.
         """
-        crowded = self.target.crowded_at >= self.began - 2
+        crowded = self.target.crowded_since(self.began)
         if reply is None:
             if not (closed or crowded):
                 raise FaultError("the connection was closed without a reply")

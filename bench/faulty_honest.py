@@ -123,7 +123,7 @@ async def _ask(target: Target, question: Question, stream: bool) -> Any:
     try:
         await wire.send(request(target, question.path, json.dumps(body).encode(), key=question.key))
         reply = await wire.reply()
-        crowded = target.crowded_at >= wire.opened_at - 2
+        crowded = target.crowded_since(wire.opened_at)
     finally:
         wire.close()
     if reply is not None and reply.status == 200 and not reply.cut:

@@ -180,6 +180,7 @@ async def comes_and_goes(client: Client) -> None:
         if client.draw.random() < 0.3:
             await wire.send(request(client.target, "/v1/models", method="GET"))
         client.leave(wire)
+        client.target.crowd()  # the server may come upon all of them at once
 
 
 KINDS = {

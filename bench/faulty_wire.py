@@ -16,6 +16,7 @@ import h11
 from serve_client import Address
 
 Headers = list[tuple[str, str]]
+CROWD_SECONDS = 10.0
 KEPT_BYTES = 4000  # of what was sent, for the report of a fault
 
 
@@ -53,7 +54,15 @@ class Target:
     def count(self, change: int) -> None:
         self.num_open += change
         if self.num_open > self.bounds.connections - 16:
-            self.crowded_at = time.monotonic()
+            self.crowd()
+
+    def crowd(self) -> None:
+        """Note that there are, or were until now, more connections than `num_open` tells."""
+        self.crowded_at = time.monotonic()
+
+    def crowded_since(self, when: float) -> bool:
+        """Whether the server may have found itself full; it sees late who has gone, on a busy machine."""
+        return self.crowded_at >= when - CROWD_SECONDS
 
 
 @dataclass
