@@ -39,7 +39,7 @@ def deployed_chat_template() -> str:
 
 # What takes seconds to set up is set up in one worker of `pytest -n 2 --dist loadgroup`.
 SHARED_FIXTURES = {"reference_135m"}
-SHARED_MODULES = {"test_tokenizer_llama_cpp", "test_examples", "test_chat_terminal"}
+SHARED_MODULES = {"test_tokenizer_llama_cpp", "test_examples", "test_chat_terminal", "test_replicas"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

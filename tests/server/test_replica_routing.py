@@ -1,5 +1,7 @@
 """Which replica a request goes to, and how a cluster's cores and GPUs are shared out; without a cluster."""
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -113,3 +115,11 @@ def test_each_sample_of_a_replicas_metrics_has_its_name() -> None:
     assert 'smollm3_up{replica="r\\"1"} 1' in samples
     assert 'smollm3_errors_total{replica="r\\"1",code="too_many_requests"} 1' in samples
     assert "replica=" not in plain.text(up=True, num_active=0, stats=None)
+
+
+def test_a_server_without_replicas_needs_no_ray() -> None:
+    code = (
+        "import sys, smollm3.cli.serve_replicas, smollm3.server.app, smollm3.server.run\n"
+        "assert not {'ray', 'fastapi'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
