@@ -13,6 +13,7 @@
 #include "kernels.h"
 #include "memory.h"
 #include "settle.h"
+#include "shares.h"
 #include "threads.h"
 
 static thread_local std::string last_error;
@@ -20,7 +21,7 @@ static thread_local std::string last_error;
 namespace {
 
 constexpr int64_t TASKS_PER_THREAD = 4;  // of attention
-constexpr int64_t SHORTEST_RUN = 4;      // panels
+constexpr int64_t LEAST_GROUPS = 32;     // of a token's columns that are worth a task
 constexpr int64_t PARTIAL_BUDGET = 4 << 20;  // floats of attention partials held at a time
 
 template <typename T>
@@ -76,6 +77,7 @@ struct Sm3Engine {
         return {cache.data + layer * layer_bytes(), block_bytes(), head_bytes(), kv_bits, model.head_dim};
     }
     void prepare(int64_t row, const float* x);
+    void activate(int64_t tokens, float* gate, const float* up);
     void multiply(std::initializer_list<Use> uses);
     void embed(const Sm3Batch& batch, int64_t tokens);
     void angles(const Sm3Batch& batch, int64_t tokens);
@@ -141,16 +143,32 @@ void Sm3Engine::prepare(int64_t row, const float* x) {
     prepare_row(*kernels, input.view, row, x, any_quantized, any_bf16);
 }
 
-// Calls take(begin, end) for runs of panels, which threads take one after the other: first half of a fair share, so that
-// each thread reads a long stream, then ever less, so that a thread whose core was taken away holds up for little.
+// What feed_forward does with gate and up before it multiplies again. One token's columns are shared out, by whole groups.
+void Sm3Engine::activate(int64_t tokens, float* g, const float* u) {
+    const int64_t size = model.intermediate;
+    if (tokens > 1)
+        return pool.run(tokens, [&](int64_t t) {
+            kernels->silu_mul(g + t * size, u + t * size, size);
+            prepare(t, g + t * size);
+        });
+    const int64_t groups = size / group, parts = std::min<int64_t>(pool.size(), tile_count(groups, LEAST_GROUPS));
+    pool.run(parts, [&](int64_t part) {
+        const int64_t first = tile_begin(groups, parts, part), from = first * group;
+        const int64_t count = (tile_begin(groups, parts, part + 1) - first) * group;
+        kernels->silu_mul(g + from, u + from, count);
+        const Activations& a = input.view;
+        prepare_row(*kernels, {a.codes + from, a.scales + first, a.sums + first, a.bf16 + from, 1, count, group}, 0, g + from,
+                    any_quantized, any_bf16);
+    });
+}
+
+// Calls take(begin, end) for runs of panels on all threads.
 template <typename Take>
 static void share_out(ThreadPool& pool, int64_t panels, const Take& take) {
-    std::vector<int64_t> bounds{0};
-    while (bounds.back() < panels) {
-        const int64_t left = panels - bounds.back();
-        bounds.push_back(bounds.back() + std::min(left, std::max(SHORTEST_RUN, left / (2 * pool.size()))));
-    }
-    pool.run(int64_t(bounds.size()) - 1, [&](int64_t i) { take(bounds[size_t(i)], bounds[size_t(i) + 1]); });
+    Shares shares(panels, pool.size());
+    pool.run(pool.size(), [&](int64_t own) {
+        for (int64_t begin, end; shares.next(own, &begin, &end);) take(begin, end);
+    });
 }
 
 // Products of the prepared input with several matrices in one go, their panels shared out among the threads.
@@ -282,10 +300,7 @@ void Sm3Engine::feed_forward(const Sm3Layer& layer, int64_t tokens) {
     });
     multiply({{&layer.gate, g, size, false}, {&layer.up, u, size, false}});
     input.resize(tokens, size, group);
-    pool.run(tokens, [&](int64_t t) {
-        kernels->silu_mul(g + t * size, u + t * size, size);
-        prepare(t, g + t * size);
-    });
+    activate(tokens, g, u);
     multiply({{&layer.down, h, model.hidden, true}});
 }
 
