@@ -139,8 +139,12 @@ CHATS = (
 )
 
 
+GREEDY: Body = {"temperature": 0.0}
+DRAWN: Body = {"temperature": 0.6, "top_p": 0.95}  # what SmolLM3's page asks for
+
+
 async def lookup(server: Server, options: argparse.Namespace, draw: random.Random) -> Figures:
-    """The same greedy answers with and without prompt lookup, by turns: a text to edit, and free chat."""
+    """The same answers with and without prompt lookup, by turns: a text to edit, and free chat, greedy and drawn."""
     edits = [
         f"Copy the following text word for word, but write {new} wherever it says {old}. "
         f"Answer with the text alone.\n\n{TEXT}"
@@ -149,24 +153,25 @@ async def lookup(server: Server, options: argparse.Namespace, draw: random.Rando
     return {
         "edit": await _by_turns(server, options, edits, options.edit_new),
         "chat": await _by_turns(server, options, list(CHATS), options.new),
+        "chat_drawn": await _by_turns(server, options, list(CHATS), options.new, DRAWN),
     }
 
 
 async def _by_turns(
-    server: Server, options: argparse.Namespace, questions: list[str], num_new: int
+    server: Server, options: argparse.Namespace, questions: list[str], num_new: int, choice: Body = GREEDY
 ) -> Figures:
     rates: dict[bool, list[float]] = {False: [], True: []}
     ratios: list[float] = []
     same = True
     for question in questions:
         body: Body = {"model": server.model, "messages": [{"role": "user", "content": question}]}
-        body |= {"max_tokens": num_new, "temperature": 0.0}
+        body |= {**choice, "max_tokens": num_new}
         await good(server, CHAT, {**body, "max_tokens": 1})  # the prompt is in the cache from here on
         for turn in range(options.repeat):
             found: dict[bool, float] = {}
             texts = {}
             for on in (False, True) if turn % 2 == 0 else (True, False):
-                answer = await good(server, CHAT, {**body, "prompt_lookup": on})
+                answer = await good(server, CHAT, {**body, "seed": turn, "prompt_lookup": on})
                 found[on] = _decode_rate(answer)
                 texts[on] = answer.same_as
             same = same and texts[False] == texts[True]

@@ -14,20 +14,30 @@ from smollm3.engine.lookup import Lookup
 STAKE = 0.75  # steps' time that a sample may lose on guesses before it has gained any
 LOSS = 0.01  # and the share of every further step
 NUM_MEASURED = 9  # passes of one width, of which the fastest counts: the rest is other processes
+REMEMBERED = 128  # passes after which a width that did not come again is not known any more
 HOPE = 0.6  # chance of a first guess; a sample that does not guess comes back to it by and by
 DEAREST = 0.2  # steps that a draft with a wrong id is booked with at least, however little it seems to cost
 PROBE = 4  # ids to guess while it is not known what they cost
 
 
 class StepCosts:
-    """Seconds of a forward pass by its number of ids, as measured; between two measurements a line."""
+    """Seconds of a forward pass by its number of ids, as measured; between two measurements a line.
+
+    What was measured long ago is forgotten: a width that came once, in a bad moment, would look dear for ever.
+    """
 
     def __init__(self) -> None:
         self._recent: dict[int, deque[float]] = {}
+        self._last: dict[int, int] = {}  # the pass in which a width came last
+        self._num_passes = 0
 
     def note(self, num_ids: int, seconds: float) -> None:
         """Take in a pass in which all rows decode."""
         self._recent.setdefault(num_ids, deque(maxlen=NUM_MEASURED)).append(seconds)
+        self._num_passes += 1
+        self._last[num_ids] = self._num_passes
+        for old in [num for num, last in self._last.items() if self._num_passes - last > REMEMBERED]:
+            del self._recent[old], self._last[old]
 
     def of(self, num_ids: int) -> float | None:
         """Return what a pass of so many ids takes; None beyond what was measured."""

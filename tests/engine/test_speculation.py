@@ -143,6 +143,17 @@ def test_the_length_of_a_draft_follows_its_cost_and_its_chances() -> None:
     assert speculator.draft(Guesser(), ids, 1, 1, 0) == []
 
 
+def test_guesses_come_back_after_a_bad_moment() -> None:
+    speculator, ids = Speculator(), [*range(30), *range(10)]
+    for _ in range(3):
+        speculator.costs.note(1, 1.0)
+    speculator.costs.note(5, 100.0)  # the first pass with a guess, while the machine was taken away
+    assert speculator.draft(Guesser(), ids, num_rows=1, num_ids=1, limit=10) == []
+    for _ in range(200):
+        speculator.costs.note(1, 1.0)
+    assert speculator.draft(Guesser(), ids, num_rows=1, num_ids=1, limit=10)
+
+
 def test_costs_between_two_measurements_lie_on_a_line() -> None:
     costs = StepCosts()
     assert costs.of(3) is None
