@@ -144,7 +144,7 @@ DRAWN: Body = {"temperature": 0.6, "top_p": 0.95}  # what SmolLM3's page asks fo
 
 
 async def lookup(server: Server, options: argparse.Namespace, draw: random.Random) -> Figures:
-    """The same answers with and without prompt lookup, by turns: a text to edit, and free chat, greedy and drawn."""
+    """The same answers with and without prompt lookup, by turns: a text to edit, and two kinds of chat."""
     edits = [
         f"Copy the following text word for word, but write {new} wherever it says {old}. "
         f"Answer with the text alone.\n\n{TEXT}"

@@ -42,6 +42,7 @@ SHARED_FIXTURES = {"reference_135m"}
 SHARED_MODULES = {"test_tokenizer_llama_cpp", "test_examples", "test_chat_terminal", "test_replicas"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         shared = SHARED_FIXTURES.intersection(getattr(item, "fixturenames", ()))

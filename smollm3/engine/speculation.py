@@ -23,7 +23,7 @@ PROBE = 4  # ids to guess while it is not known what they cost
 class StepCosts:
     """Seconds of a forward pass by its number of ids, as measured; between two measurements a line.
 
-    What was measured long ago is forgotten: a width that came once, in a bad moment, would look dear for ever.
+    What was measured long ago is forgotten: a width that came once, in a bad moment, would look dear always.
     """
 
     def __init__(self) -> None:
