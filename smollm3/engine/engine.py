@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from smollm3.engine.pace import Pace
 from smollm3.engine.params import check_number
 from smollm3.engine.reading import Pooler, ScoreReader, reading_of
 from smollm3.engine.request import Request, check_request
@@ -41,7 +42,7 @@ class Engine:
     ) -> None:
         """Make an engine that runs at most `max_num_samples` samples at once.
 
-        `max_step_tokens`: ids of a step; prompts get what decoding leaves of it, at most half beside others.
+        `max_step_tokens`: ids of a step; prompts get half at most beside answers, less if that takes long.
         """
         check_number("max_num_samples", max_num_samples, 1, integer=True)
         check_number("max_step_tokens", max_step_tokens, 1, integer=True)
@@ -49,10 +50,11 @@ class Engine:
         self.max_num_samples = max_num_samples
         self._totals = Counter[str]()
         self._forward_cpu_s = self._sampling_cpu_s = 0.0
-        self._speculator = Speculator()
+        self._speculator, self._pace = Speculator(), Pace()
         self._scheduler = Scheduler(
             runner,
             self._speculator,
+            self._pace,
             self._totals,
             max_num_samples=max_num_samples,
             max_step_tokens=max_step_tokens,
@@ -154,6 +156,8 @@ class Engine:
         outputs = self._pool(pooled, hidden)
         chosen, num_right = self._choose(turns, logits)
         outputs += chosen
+        if len(decoding) < len(turns):
+            self._pace.note(sum(len(turn.row.token_ids) for turn in turns), seconds)
         self._speculator.settle(
             [(turn.sample.guesser, len(turn.draft), num_right[turn.sample]) for turn in decoding],
             seconds if len(decoding) == len(turns) else None,

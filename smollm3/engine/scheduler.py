@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from smollm3.engine.pace import Pace
 from smollm3.engine.runner import Row, Runner
 from smollm3.engine.sample import Sample
 from smollm3.engine.speculation import Speculator
@@ -35,6 +36,7 @@ class Scheduler:
         self,
         runner: Runner,
         speculator: Speculator,
+        pace: Pace,
         totals: Counter[str],
         *,
         max_num_samples: int,
@@ -42,6 +44,7 @@ class Scheduler:
     ) -> None:
         self._runner = runner
         self._speculator = speculator
+        self._pace = pace
         self._totals = totals
         self._max_num_samples = max_num_samples
         self._max_step_tokens = max_step_tokens
@@ -69,7 +72,8 @@ class Scheduler:
         num_ids = sum(len(turn.row.token_ids) for turn in turns)
         budget = self._max_step_tokens
         if turns:  # they wait for the whole step, so the prompts' part is kept small
-            budget = max(1, budget // 8, min(budget // 2, budget - num_ids))
+            most = min(budget // 2, budget - num_ids, self._pace.num_ids(budget) - num_ids)
+            budget = max(1, budget // 8, most)
         if not stepped_back:
             self._admit(turns)
         while True:

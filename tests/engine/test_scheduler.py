@@ -1,5 +1,6 @@
 """Who gets which share of a step: short prompts beside long ones, a cache that fills up, pasts."""
 
+import time
 from collections import defaultdict
 from dataclasses import replace
 
@@ -139,6 +140,20 @@ def test_a_prompt_that_came_before_is_taken_from_the_cache_and_the_last_id_is_co
     assert (stats.prompt_ids_total, stats.prompt_ids_reused_total) == (200, 96)
     engine.add(replace(request, salt="other"))
     assert all(o.num_reused == 0 for o in engine.step())
+
+
+@pytest.mark.parametrize(("ms_per_id", "most"), [(0.1, 256), (4.0, 125 - 1), (100.0, 64)])
+def test_a_prompt_takes_steps_of_half_a_second_beside_an_answer(
+    ms_per_id: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = FakeRunner(context_size=2000)
+    monkeypatch.setattr(time, "perf_counter", lambda: sum(map(sum, runner.calls)) * ms_per_id / 1000)
+    engine = Engine(runner)
+    engine.add(Request(prompt(100), replace(GREEDY, max_new_tokens=50)))
+    engine.step()
+    engine.add(Request(prompt(700), GREEDY))
+    run(engine)
+    assert max(ids for answer, *prompts in runner.calls[1:] for ids in prompts) == most
 
 
 def test_equal_prompts_that_arrive_together_are_computed_once() -> None:
