@@ -7,6 +7,7 @@ from collections import deque
 
 STEP_SECONDS = 0.5  # between two ids of an answer beside which a prompt is taken in, where the machine allows
 NUM_MEASURED = 5  # steps, of which the fastest counts: the rest is other processes
+FIRST_IDS = 64  # of a step while none was measured
 LEAST_IDS = 32  # a narrower step says little: it waits for the weights
 
 
@@ -22,6 +23,8 @@ class Pace:
             self._recent.append(seconds / num_ids)
 
     def num_ids(self, most: int) -> int:
-        """Return how many ids, prompts' and answers', a step may have: `most` while no step was measured."""
-        seconds = min(self._recent, default=0.0) * most
+        """Return how many ids, prompts' and answers', a step may have, `most` or fewer."""
+        if not self._recent:
+            return min(most, FIRST_IDS)
+        seconds = min(self._recent) * most
         return most if seconds <= STEP_SECONDS else int(most * STEP_SECONDS / seconds)
