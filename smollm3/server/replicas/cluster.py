@@ -22,7 +22,7 @@ from smollm3.server.log import note
 from smollm3.server.replicas.deployment import REFUSED, Recipe, Replica
 from smollm3.server.replicas.routing import ANYWHERE
 from smollm3.server.replicas.shares import Cluster, Share
-from smollm3.server.run import CUT_OFF, DRAINED, SIGNALS
+from smollm3.server.run import CUT_OFF, DRAINED, SIGNALS, url_at
 from smollm3.server.settings import Limits
 
 log = logging.getLogger(__name__)
@@ -176,8 +176,7 @@ def _deploy(recipe: Recipe, share: Share, limits: Limits, address: tuple[str, in
 
 def _wait_for_proxy(host: str, port: int, seconds: float = 30.0) -> None:
     """Wait until the proxy of this machine knows the replicas."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/-/routes"
+    url = f"{url_at(host, port)}/-/routes"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
