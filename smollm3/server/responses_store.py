@@ -1,26 +1,42 @@
-"""Answers of /v1/responses that may be gone on from: kept in memory, the oldest dropped first."""
+"""Answers of /v1/responses that may be gone on from: kept in memory as JSON, the oldest dropped first."""
 
 import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+from smollm3.server.replies import dumps
+
 MAX_RESPONSES = 1000
 MAX_BYTES = 64 * 2**20
+OWN_BYTES = 1024  # of an answer beside its JSON: names, objects, the place in the table
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """An answer and the chat that led to it, its own turn included, the instructions not."""
 
-    response: dict[str, Any]
-    messages: list[dict[str, Any]]
+    response_json: bytes  # not objects, which take several times as much
+    messages_json: bytes
     owner: str
-    num_bytes: int
+
+    @property
+    def response(self) -> dict[str, Any]:
+        response: dict[str, Any] = json.loads(self.response_json)
+        return response
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = json.loads(self.messages_json)
+        return messages
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.response_json) + len(self.messages_json) + OWN_BYTES
 
 
 class ResponseStore:
-    """Answers by id; who asks must be who made them."""
+    """Answers by id; who asks must be who made them. `max_bytes` of memory, all told."""
 
     def __init__(self, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES) -> None:
         self._max_responses = max_responses
@@ -33,9 +49,9 @@ class ResponseStore:
 
     def put(self, response: dict[str, Any], messages: list[dict[str, Any]], owner: str) -> None:
         """Keep an answer, and drop the oldest ones that are too much."""
-        num_bytes = len(json.dumps([response, messages]))
-        self._stored[response["id"]] = Stored(response, messages, owner, num_bytes)
-        self._num_bytes += num_bytes
+        stored = Stored(dumps(response), dumps(messages), owner)
+        self._stored[response["id"]] = stored
+        self._num_bytes += stored.num_bytes
         while len(self._stored) > self._max_responses or self._num_bytes > self._max_bytes:
             _, oldest = self._stored.popitem(last=False)
             self._num_bytes -= oldest.num_bytes

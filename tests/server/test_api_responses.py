@@ -106,7 +106,7 @@ def test_logprobs_come_when_asked_for(client: openai.OpenAI) -> None:
 def test_the_store_is_bounded() -> None:
     from smollm3.server.responses_store import ResponseStore
 
-    store = ResponseStore(max_responses=3, max_bytes=10_000)
+    store = ResponseStore(max_responses=3, max_bytes=20_000)
     for idx in range(10):
         store.put({"id": f"r{idx}"}, [{"role": "user", "content": "x"}], "me")
     assert len(store) == 3
@@ -114,5 +114,41 @@ def test_the_store_is_bounded() -> None:
     assert store.get("r9", "you") is None
     assert not store.delete("r9", "you")
     assert store.get("r6", "me") is None
-    store.put({"id": "big"}, [{"role": "user", "content": "x" * 9_930}], "me")
+    store.put({"id": "big"}, [{"role": "user", "content": "x" * 18_900}], "me")
     assert len(store) == 1
+
+
+def test_the_store_takes_no_more_memory_than_it_says() -> None:
+    import tracemalloc
+
+    from smollm3.server.responses_store import ResponseStore
+
+    def fill(num: int, size: int) -> None:
+        for idx in range(num):
+            # Small objects, which take many times the bytes of their JSON.
+            message = {"role": "user", "content": [{"n": [float(each)]} for each in range(size)]}
+            store.put({"id": f"resp_{size}_{idx:032}"}, [message], "me" * 16)
+
+    bound = 1_000_000
+    for num, size in ((100, 2000), (2000, 1)):
+        store = ResponseStore(max_bytes=bound)
+        tracemalloc.start()
+        fill(num, size)
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(store) < num
+        assert 0.2 * bound < taken <= bound
+
+
+def test_what_is_kept_is_what_was_put() -> None:
+    from smollm3.server.responses_store import ResponseStore
+
+    store = ResponseStore()
+    response = {"id": "r", "output": [{"text": "ж\U0001f600\n\x7f", "n": 0.1, "big": 10**30, "none": None}]}
+    messages = [{"role": "user", "content": ""}]
+    store.put(response, messages, "me")
+    stored = store.get("r", "me")
+    assert stored is not None
+    assert (stored.response, stored.messages) == (response, messages)
+    stored.messages.append({})
+    assert stored.messages == messages
