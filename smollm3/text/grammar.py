@@ -24,6 +24,8 @@ from smollm3.text.grammar_tools import call_schema
 from smollm3.text.tokenizer import Tokenizer
 
 MAX_KEPT_GRAMMARS = 64
+# Of the sources of all that are kept: compiled, one takes 20 to 50 times its source, and some 0.2 MB.
+MAX_KEPT_CHARACTERS = 1_000_000
 _BODY = ["body: @inner"]
 
 
@@ -80,7 +82,8 @@ class GrammarCompiler:
         llguidance()
         self._tokenizer, self._vocab_size, self._eos_token_ids = tokenizer, vocab_size, eos
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, Matcher] = OrderedDict()
+        self._kept: OrderedDict[str, Matcher] = OrderedDict()  # by source, the newest last
+        self._num_kept_characters = 0
 
     def json_object(self, *, thinking: Thinking = "none") -> Grammar:
         """Any JSON object."""
@@ -212,10 +215,17 @@ class GrammarCompiler:
             except ParameterError as error:
                 raise ParameterError(f"{_culprit(library, patterns) or what}: {error}") from None
             with self._lock:
-                self._kept[source] = matcher
-                while len(self._kept) > MAX_KEPT_GRAMMARS:
-                    self._kept.popitem(last=False)
+                self._keep(source, matcher)
         return Grammar(matcher.copy(), self._eos_token_ids)
+
+    def _keep(self, source: str, matcher: Matcher) -> None:
+        """Keep what was compiled, and drop what was asked for longest ago; the lock is held."""
+        if source not in self._kept:
+            self._num_kept_characters += len(source)
+        self._kept[source] = matcher
+        while len(self._kept) > MAX_KEPT_GRAMMARS or self._num_kept_characters > MAX_KEPT_CHARACTERS:
+            oldest, _ = self._kept.popitem(last=False)
+            self._num_kept_characters -= len(oldest)
 
     @cached_property
     def _library(self) -> GrammarLibrary:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from smollm3.errors import ParameterError
-from smollm3.text.grammar import MAX_KEPT_GRAMMARS, GrammarCompiler
+from smollm3.text.grammar import MAX_KEPT_CHARACTERS, MAX_KEPT_GRAMMARS, GrammarCompiler
 from smollm3.text.parser import parse
 from smollm3.text.tokenizer import Tokenizer
 from tests.text.grammar_walks import allowed_ids, follow, random_answer, trained_tokenizer, valid
@@ -252,6 +252,21 @@ def test_grammars_are_kept_within_bounds(kit: Kit) -> None:
     for _ in range(20):
         kit.compiler.json_schema({"const": 3 * MAX_KEPT_GRAMMARS - 1})
     assert time.thread_time() - began < 0.2
+
+
+def test_large_grammars_are_kept_within_bounds(kit: Kit) -> None:
+    """Compiled, they take 20 to 50 times their source: an enum of 300 kB took 6 MB, and 64 were kept."""
+    compiler = GrammarCompiler(kit.tokenizer, kit.vocab_size, kit.eos)
+    compiler.json_object()
+    for idx in range(6):
+        compiler.json_schema({"enum": [f"{idx} {value} {'x' * 60}" for value in range(4500)]})
+        compiler.json_schema({"const": "often asked for"})
+    assert 2 <= len(compiler._kept) < 6
+    assert any("often asked for" in source for source in compiler._kept)
+    assert sum(map(len, compiler._kept)) <= MAX_KEPT_CHARACTERS
+    for idx in range(3 * MAX_KEPT_GRAMMARS):  # what is dropped no longer counts
+        compiler.json_schema({"const": idx})
+    assert len(compiler._kept) == MAX_KEPT_GRAMMARS
 
 
 def test_wrong_arguments(kit: Kit) -> None:
