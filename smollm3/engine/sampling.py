@@ -15,6 +15,7 @@ from torch import Tensor
 
 NUM_CANDIDATES = 64  # likeliest ids that mostly hold a nucleus; else 16 times more, and so on to all
 NUM_LINES = 64  # a row is laid out as, to look for its largest logits by columns
+COLDEST = 1e-30  # temperature: logits divided by less overflow, and the likeliest id has all mass long before
 CACHED = 2**18  # logits at a time on the CPU: what is computed from them stays in its cache
 STRETCH = 512  # neighbouring ids whose masses are summed before one of them is drawn
 
@@ -56,7 +57,7 @@ def warp_(
     for rows in _parts(logits):
         part, k = logits[rows], top_k[rows]
         if any(t != 1.0 for t in temperature[rows]):
-            part /= _column(temperature[rows], part)
+            part /= _column([max(t, COLDEST) for t in temperature[rows]], part)
         if any(k):
             num = min(max(k), part.shape[-1])
             at = torch.tensor([min(of_row, num) for of_row in k], device=part.device)[:, None]

@@ -96,6 +96,15 @@ def test_ids_that_are_ruled_out_before_stay_out() -> None:
         assert warp(logits, options).isfinite().tolist() == [[True, False, True, False]]
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-38, 1e-300, 5e-324])
+def test_the_smallest_temperatures_leave_the_likeliest_id(temperature: float) -> None:
+    logits = torch.tensor([[3.0, 7.5, 7.0, -math.inf], [-900.0, -800.0, -700.0, -850.0]])
+    warped = warp(logits, *[{"temperature": temperature, "top_p": 0.9}] * 2)
+    for uniform in (0.0, 0.5, 1 - 2**-53):
+        assert sampling.draw(warped, [uniform] * 2).tolist() == [1, 2]
+    assert bool(warped.amax(-1).isfinite().all())
+
+
 def test_options_that_are_off_change_nothing() -> None:
     logits = torch.randn(2, 7)
     assert torch.equal(warp(logits, {}, {}), logits)
