@@ -110,9 +110,11 @@ def load_service(
 ) -> tuple["Loaded", "Service"]:
     """Load the model, and the prompt caches; `memory_share` of this machine's memory is for this process."""
     from smollm3.cli.loading import load
+    from smollm3.server.allocator import share_arenas
     from smollm3.server.build import ServiceOptions, build_service
 
     kv_memory = None if options.kv_memory is None else read_bytes(options.kv_memory)
+    share_arenas()
     loaded = load(load_options)
     service = build_service(
         loaded.model,

@@ -1,7 +1,9 @@
 """`smollm3 serve` as a process: its line, its signals, its exit codes, its ports, what it leaves behind."""
 
 import contextlib
+import itertools
 import json
+import platform
 import re
 import signal
 import socket
@@ -200,6 +202,39 @@ def test_case_32_hundreds_of_requests_leave_no_descriptor_thread_or_memory(proce
     wait_until(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) <= descriptors)
     assert len(list(Path(f"/proc/{pid}/task").iterdir())) <= threads + 1
     assert resident() - before < 12_000  # KB
+
+
+HEAP_BYTES = 64 * 2**20  # glibc's HEAP_MAX_SIZE: an arena's address space begins at a multiple of it
+
+
+def _arenas(pid: int) -> int:
+    """Count glibc's arenas beside the first: mappings without a file that begin where one may, and in use."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    spans = [(*(int(end, 16) for end in line[0].split("-")), line[1], len(line)) for line in lines]
+    return sum(
+        begin % HEAP_BYTES == 0
+        and (rights, fields) == ("rw-p", 5)
+        and (follower, (after - begin) % HEAP_BYTES, guard) == (end, 0, "---p")
+        for (begin, end, rights, fields), (follower, after, guard, _) in itertools.pairwise(spans)
+    )
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="arenas are glibc's")
+def test_threads_share_one_arena_of_the_c_library(process: Process) -> None:
+    """Else each of asyncio's pool and of the grammars' threads keeps the most that it ever had."""
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    messages = [{"role": "user", "content": "a b c " * 2000}]
+    for _ in range(4):
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(connected(process.port)) for _ in range(8)]
+            for connection in connections:
+                body = {"model": "tiny", "messages": messages, "max_tokens": 2, "response_format": form}
+                connection.sendall(request("POST", "/v1/chat/completions", json.dumps(body).encode()))
+            for connection in connections:
+                status, reply = parse(read_reply(connection))
+                assert status == 200, reply
+    assert len(list(Path(f"/proc/{process.popen.pid}/task").iterdir())) > 5
+    assert _arenas(process.popen.pid) == 1
 
 
 def _until_done(connection: socket.socket) -> bytes:
