@@ -117,7 +117,7 @@ static std::vector<float> small_bf16_product(const Kernels& kernels, int64_t fir
             row[i] = float(int(uint32_t(i + size_t(first + t) * 977) * 2654435761u >> 24) - 128) / divisor;
         }
         const int64_t tile = tile_of(count, tiles, t), from = tile_begin(count, tiles, tile);
-        kernels.to_bf16(row.data(), COLS, tile_begin(count, tiles, tile + 1) - from, t - from, x.data() + from * COLS);
+        kernels.to_bf16(row.data(), 0, COLS, COLS, tile_begin(count, tiles, tile + 1) - from, t - from, x.data() + from * COLS);
     }
     kernels.matmul(w, {nullptr, nullptr, nullptr, x.data(), count, COLS, 32}, 0, panel_count(w), out.data(), ROWS, false);
     return out;

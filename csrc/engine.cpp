@@ -20,9 +20,12 @@ static thread_local std::string last_error;
 
 namespace {
 
+constexpr int64_t SHORTEST = 4;          // panels of a run
 constexpr int64_t TASKS_PER_THREAD = 4;  // of attention
-constexpr int64_t LEAST_GROUPS = 32;     // of a token's columns that are worth a task
-constexpr int64_t PARTIAL_BUDGET = 4 << 20;  // floats of attention partials held at a time
+constexpr int64_t PIECE = 192;           // tokens that go through a layer together: bounds the scratch memory
+constexpr int64_t PARTIAL_BUDGET = 1 << 20;  // floats of attention partials held at a time
+constexpr int64_t UNIT = 64;             // columns of gate and up that are taken together: whole groups, whole panels
+constexpr int64_t NEAR_FLOATS = 32 << 10;    // of gate and up that a thread holds, if a unit is not more
 
 template <typename T>
 struct Buffer {  // grows, never shrinks; contents are not kept
@@ -66,8 +69,8 @@ struct Sm3Engine {
     bool any_bf16 = false, any_quantized = false;
     HugeMemory cache;
     Settling settling;
-    Buffer<float> hidden, normed, q, k, v, attended, gate, up, cos, sin, partials, last;
-    Prepared input;
+    Buffer<float> hidden, rows, k, v, gated, cos, sin, partials;  // rows: normed ones, then queries, then what they found
+    Prepared input, middle;
 
     Sm3Engine(const Sm3Model& m, int32_t threads, const Kernels* kernels, int32_t kv_bits, int32_t num_blocks);
     int64_t head_bytes() const { return kv_head_bytes(kv_bits, model.head_dim); }
@@ -76,14 +79,14 @@ struct Sm3Engine {
     KvLayer kv(int32_t layer) {
         return {cache.data + layer * layer_bytes(), block_bytes(), head_bytes(), kv_bits, model.head_dim};
     }
-    void prepare(int64_t row, const float* x);
-    void activate(int64_t tokens, float* gate, const float* up);
-    void multiply(std::initializer_list<Use> uses);
+    void prepare(const Prepared& to, int64_t row, const float* x, int64_t from, int64_t count);
+    void prepare_normed(const float* h, int64_t tokens, const float* norm);
+    void multiply(const Prepared& x, std::initializer_list<Use> uses);
     void embed(const Sm3Batch& batch, int64_t tokens);
     void angles(const Sm3Batch& batch, int64_t tokens);
-    void attention(const Sm3Batch& batch, int32_t layer, int64_t tokens);
-    void attend(const Sm3Batch& batch, int32_t layer, int64_t first, int64_t last);
-    void feed_forward(const Sm3Layer& layer, int64_t tokens);
+    void attention(const Sm3Batch& batch, int32_t layer, int64_t begin, int64_t end);
+    void attend(const Sm3Batch& batch, int32_t layer, int64_t first, int64_t last, float* queries);
+    void feed_forward(const Sm3Layer& layer, int64_t begin, int64_t end);
     void logits(const Sm3Batch& batch);
     void forward(const Sm3Batch& batch);
 
@@ -127,58 +130,51 @@ Sm3Engine::Sm3Engine(const Sm3Model& m, int32_t threads, const Kernels* kernels,
     settling.add(&model.embedding), settling.add(&model.head);
 }
 
-// Turns one row into what the weights multiply. The buffers were sized by the caller.
-static void prepare_row(const Kernels& kernels, const Activations& a, int64_t row, const float* x, bool codes, bool bf16) {
+// Turns columns of one row, `count` from `from` on, into what the weights multiply. The buffers were sized by the caller.
+static void prepare_columns(const Kernels& kernels, const Activations& a, int64_t row, const float* x, int64_t from,
+                            int64_t count, bool codes, bool bf16) {
     const int64_t tiles = tile_count(a.rows, kernels.max_tile), tile = tile_of(a.rows, tiles, row);
     const int64_t first = tile_begin(a.rows, tiles, tile), size = tile_begin(a.rows, tiles, tile + 1) - first;
     if (codes) {
-        const int64_t groups = a.cols / a.group;
-        kernels.quantize(x, a.cols, a.group, size, row - first, (int8_t*)a.codes + first * a.cols,
-                         (float*)a.scales + first * groups, (int32_t*)a.sums + first * groups);
+        const int64_t at = first * (a.cols / a.group) + from / a.group * size;
+        kernels.quantize(x, count, a.group, size, row - first, (int8_t*)a.codes + first * a.cols + from * size,
+                         (float*)a.scales + at, (int32_t*)a.sums + at);
     }
-    if (bf16) kernels.to_bf16(x, a.cols, size, row - first, (uint16_t*)a.bf16 + first * a.cols);
+    if (bf16) kernels.to_bf16(x, from, count, a.cols, size, row - first, (uint16_t*)a.bf16 + first * a.cols);
 }
 
-void Sm3Engine::prepare(int64_t row, const float* x) {
-    prepare_row(*kernels, input.view, row, x, any_quantized, any_bf16);
+void Sm3Engine::prepare(const Prepared& to, int64_t row, const float* x, int64_t from, int64_t count) {
+    prepare_columns(*kernels, to.view, row, x, from, count, any_quantized, any_bf16);
 }
 
-// What feed_forward does with gate and up before it multiplies again. One token's columns are shared out, by whole groups.
-void Sm3Engine::activate(int64_t tokens, float* g, const float* u) {
-    const int64_t size = model.intermediate;
-    if (tokens > 1)
-        return pool.run(tokens, [&](int64_t t) {
-            kernels->silu_mul(g + t * size, u + t * size, size);
-            prepare(t, g + t * size);
-        });
-    const int64_t groups = size / group, parts = std::min<int64_t>(pool.size(), tile_count(groups, LEAST_GROUPS));
-    pool.run(parts, [&](int64_t part) {
-        const int64_t first = tile_begin(groups, parts, part), from = first * group;
-        const int64_t count = (tile_begin(groups, parts, part + 1) - first) * group;
-        kernels->silu_mul(g + from, u + from, count);
-        const Activations& a = input.view;
-        prepare_row(*kernels, {a.codes + from, a.scales + first, a.sums + first, a.bf16 + from, 1, count, group}, 0, g + from,
-                    any_quantized, any_bf16);
+// The rows of h, normed and prepared as `input`.
+void Sm3Engine::prepare_normed(const float* h, int64_t tokens, const float* norm) {
+    const int64_t size = model.hidden;
+    float* x = rows.get(tokens * size);
+    input.resize(tokens, size, group);
+    pool.run(tokens, [&](int64_t t) {
+        kernels->rms_norm(h + t * size, norm, size, model.norm_eps, x + t * size);
+        prepare(input, t, x + t * size, 0, size);
     });
 }
 
-// Calls take(begin, end) for runs of panels on all threads.
+// Calls take(begin, end, thread) for runs of `count` panels, or of `shortest` at least, on all threads.
 template <typename Take>
-static void share_out(ThreadPool& pool, int64_t panels, const Take& take) {
-    Shares shares(panels, pool.size());
+static void share_out(ThreadPool& pool, int64_t count, int64_t shortest, const Take& take) {
+    Shares shares(count, pool.size(), shortest);
     pool.run(pool.size(), [&](int64_t own) {
-        for (int64_t begin, end; shares.next(own, &begin, &end);) take(begin, end);
+        for (int64_t begin, end; shares.next(own, &begin, &end);) take(begin, end, own);
     });
 }
 
-// Products of the prepared input with several matrices in one go, their panels shared out among the threads.
-void Sm3Engine::multiply(std::initializer_list<Use> uses) {
+// Products of prepared rows with several matrices in one go, their panels shared out among the threads.
+void Sm3Engine::multiply(const Prepared& x, std::initializer_list<Use> uses) {
     int64_t all = 0;
     for (const Use& use : uses) all += panel_count(*use.matrix);
-    share_out(pool, all, [&](int64_t begin, int64_t end) {
+    share_out(pool, all, SHORTEST, [&](int64_t begin, int64_t end, int64_t) {
         for (const Use& use : uses) {
             const int64_t panels = panel_count(*use.matrix), from = std::max<int64_t>(0, begin), to = std::min(panels, end);
-            if (from < to) kernels->matmul(*use.matrix, input.view, from, to, use.out, use.stride, use.accumulate);
+            if (from < to) kernels->matmul(*use.matrix, x.view, from, to, use.out, use.stride, use.accumulate);
             begin -= panels, end -= panels;
         }
     });
@@ -210,24 +206,21 @@ void Sm3Engine::angles(const Sm3Batch& batch, int64_t tokens) {
     });
 }
 
-void Sm3Engine::attention(const Sm3Batch& batch, int32_t index, int64_t tokens) {
+// Attention of the tokens [begin, end), whose keys and values join the cache.
+void Sm3Engine::attention(const Sm3Batch& batch, int32_t index, int64_t begin, int64_t end) {
     const Sm3Layer& layer = layers[size_t(index)];
     const int32_t dim = model.head_dim;
-    const int64_t q_size = int64_t(model.heads) * dim, kv_size = int64_t(model.kv_heads) * dim;
-    float *queries = q.get(tokens * q_size), *keys = k.get(tokens * kv_size), *values = v.get(tokens * kv_size);
-    float *h = hidden.get(0), *x = normed.get(tokens * model.hidden), *out = attended.get(tokens * q_size);
-    input.resize(tokens, model.hidden, group);
-    pool.run(tokens, [&](int64_t t) {
-        kernels->rms_norm(h + t * model.hidden, layer.input_norm, model.hidden, model.norm_eps, x + t * model.hidden);
-        prepare(t, x + t * model.hidden);
-    });
-    multiply({{&layer.q, queries, q_size, false}, {&layer.k, keys, kv_size, false}, {&layer.v, values, kv_size, false}});
+    const int64_t q_size = int64_t(model.heads) * dim, kv_size = int64_t(model.kv_heads) * dim, tokens = end - begin;
+    float* h = hidden.get(0) + begin * model.hidden;
+    prepare_normed(h, tokens, layer.input_norm);
+    float *queries = rows.get(tokens * q_size), *keys = k.get(tokens * kv_size), *values = v.get(tokens * kv_size);
+    multiply(input, {{&layer.q, queries, q_size, false}, {&layer.k, keys, kv_size, false}, {&layer.v, values, kv_size, false}});
     const KvLayer store = kv(index);
     const float scale = 1.0f / sqrtf(float(dim));
     pool.run(tokens, [&](int64_t t) {
-        const float *c = cos.get(0) + t * (dim / 2), *s = sin.get(0) + t * (dim / 2);
-        const int32_t position = position_of[size_t(t)];
-        const int32_t* table = batch.blocks + int64_t(sequence_of[size_t(t)]) * batch.max_blocks;
+        const float *c = cos.get(0) + (begin + t) * (dim / 2), *s = sin.get(0) + (begin + t) * (dim / 2);
+        const int32_t position = position_of[size_t(begin + t)];
+        const int32_t* table = batch.blocks + int64_t(sequence_of[size_t(begin + t)]) * batch.max_blocks;
         for (int32_t head = 0; head < model.heads; head++) {
             float* at = queries + t * q_size + head * dim;
             if (layer.use_rope) kernels->rope(at, c, s, dim);
@@ -241,17 +234,18 @@ void Sm3Engine::attention(const Sm3Batch& batch, int32_t index, int64_t tokens) 
         }
     });
     int32_t longest = 0;
-    for (int64_t t = 0; t < tokens; t++) longest = std::max(longest, position_of[size_t(t)] + 1);
+    for (int64_t t = begin; t < end; t++) longest = std::max(longest, position_of[size_t(t)] + 1);
     const int64_t per_token = int64_t(model.heads) * ((longest + SPLIT - 1) / SPLIT) * (dim + 2);
     const int64_t chunk = std::max<int64_t>(1, PARTIAL_BUDGET / per_token);
-    for (int64_t t = 0; t < tokens; t += chunk) attend(batch, index, t, std::min(tokens, t + chunk));
+    for (int64_t t = begin; t < end; t += chunk)
+        attend(batch, index, t, std::min(end, t + chunk), queries + (t - begin) * q_size);
     input.resize(tokens, q_size, group);
-    pool.run(tokens, [&](int64_t t) { prepare(t, out + t * q_size); });
-    multiply({{&layer.o, h, model.hidden, true}});
+    pool.run(tokens, [&](int64_t t) { prepare(input, t, queries + t * q_size, 0, q_size); });
+    multiply(input, {{&layer.o, h, model.hidden, true}});
 }
 
-// Attention of tokens [first, last): partials over fixed splits of the context, merged in order.
-void Sm3Engine::attend(const Sm3Batch& batch, int32_t index, int64_t first, int64_t last) {
+// Queries of tokens [first, last) become what they find: partials over fixed splits of the context, merged in order.
+void Sm3Engine::attend(const Sm3Batch& batch, int32_t index, int64_t first, int64_t last, float* queries) {
     const Sm3Layer& layer = layers[size_t(index)];
     const KvLayer store = kv(index);
     const int32_t dim = model.head_dim, per_kv = model.heads / model.kv_heads;
@@ -276,7 +270,7 @@ void Sm3Engine::attend(const Sm3Batch& batch, int32_t index, int64_t first, int6
         const int32_t from = std::max(begin_of(t), int32_t(split * SPLIT));
         const int32_t to = std::min(position_of[size_t(t)] + 1, int32_t((split + run) * SPLIT));
         if (from >= to) return;
-        const float* query = q.get(0) + (t * model.heads + kv_head * per_kv) * dim;
+        const float* query = queries + ((t - first) * model.heads + kv_head * per_kv) * dim;
         const int32_t* table = batch.blocks + int64_t(sequence_of[size_t(t)]) * batch.max_blocks;
         kernels->attend(store, {query, table, int32_t(kv_head), wide, per_kv, from, to,
                                 part(t, from / SPLIT, kv_head * per_kv), stride * model.heads});
@@ -285,35 +279,52 @@ void Sm3Engine::attend(const Sm3Batch& batch, int32_t index, int64_t first, int6
         const int64_t t = first + i, from = begin_of(t) / SPLIT, to = position_of[size_t(t)] / SPLIT + 1;
         for (int32_t head = 0; head < model.heads; head++)
             kernels->merge(part(t, from, head), stride * model.heads, int32_t(to - from), dim,
-                           attended.get(0) + (t * model.heads + head) * dim);
+                           queries + (i * model.heads + head) * dim);
     });
 }
 
-void Sm3Engine::feed_forward(const Sm3Layer& layer, int64_t tokens) {
-    const int64_t size = model.intermediate;
-    float *h = hidden.get(0), *x = normed.get(tokens * model.hidden);
-    float *g = gate.get(tokens * size), *u = up.get(tokens * size);
-    input.resize(tokens, model.hidden, group);
-    pool.run(tokens, [&](int64_t t) {
-        kernels->rms_norm(h + t * model.hidden, layer.post_norm, model.hidden, model.norm_eps, x + t * model.hidden);
-        prepare(t, x + t * model.hidden);
+// Some rows of a matrix, from a whole panel on.
+static Sm3Matrix rows_of(const Sm3Matrix& w, int64_t first, int64_t count) {
+    const int64_t bytes = w.kind == SM3_BF16 ? first * w.cols * 2 : first / PANEL * panel_bytes(w);
+    Sm3Matrix part = w;
+    part.rows = count, part.data = static_cast<const uint8_t*>(w.data) + bytes;
+    if (w.bias) part.bias = w.bias + first;
+    return part;
+}
+
+// Of gate and up nothing is kept but what down multiplies: a thread takes a few columns of both for all tokens.
+void Sm3Engine::feed_forward(const Sm3Layer& layer, int64_t begin, int64_t end) {
+    const int64_t size = model.intermediate, tokens = end - begin, units = tile_count(size, UNIT);
+    const int64_t most = std::max<int64_t>(1, NEAR_FLOATS / (2 * tokens * UNIT)), room = most * UNIT * tokens;
+    float *h = hidden.get(0) + begin * model.hidden, *held = gated.get(pool.size() * 2 * room);
+    prepare_normed(h, tokens, layer.post_norm);
+    middle.resize(tokens, size, group);
+    share_out(pool, units, 1, [&](int64_t first, int64_t last, int64_t thread) {
+        float *gate = held + thread * 2 * room, *up = gate + room;
+        for (; first < last; first += most) {
+            const int64_t from = first * UNIT, count = std::min(size, std::min(last, first + most) * UNIT) - from;
+            const Sm3Matrix gates = rows_of(layer.gate, from, count), ups = rows_of(layer.up, from, count);
+            kernels->matmul(gates, input.view, 0, panel_count(gates), gate, count, false);
+            kernels->matmul(ups, input.view, 0, panel_count(ups), up, count, false);
+            for (int64_t t = 0; t < tokens; t++) {
+                kernels->silu_mul(gate + t * count, up + t * count, count);
+                prepare(middle, t, gate + t * count, from, count);
+            }
+        }
     });
-    multiply({{&layer.gate, g, size, false}, {&layer.up, u, size, false}});
-    input.resize(tokens, size, group);
-    activate(tokens, g, u);
-    multiply({{&layer.down, h, model.hidden, true}});
+    multiply(middle, {{&layer.down, h, model.hidden, true}});
 }
 
 void Sm3Engine::logits(const Sm3Batch& batch) {
-    const int64_t size = model.hidden;
+    const int64_t size = model.hidden, count = batch.num_logits;
     const float* h = hidden.get(0);
-    float* x = last.get(std::max<int64_t>(1, batch.num_logits) * size);
-    input.resize(batch.num_logits, size, group);
-    pool.run(batch.num_logits, [&](int64_t i) {
+    float* x = rows.get(count * size);
+    input.resize(count, size, group);
+    pool.run(count, [&](int64_t i) {
         kernels->rms_norm(h + batch.logit_rows[i] * size, model.final_norm, size, model.norm_eps, x + i * size);
-        prepare(i, x + i * size);
+        prepare(input, i, x + i * size, 0, size);
     });
-    if (batch.num_logits > 0) multiply({{&model.head, batch.logits, model.vocab, false}});
+    if (count > 0) multiply(input, {{&model.head, batch.logits, model.vocab, false}});
 }
 
 static void check_batch(const Sm3Engine& engine, const Sm3Batch& batch) {
@@ -341,10 +352,14 @@ void Sm3Engine::forward(const Sm3Batch& batch) {
     const int64_t tokens = batch.offsets[batch.sequences];
     embed(batch, tokens);
     angles(batch, tokens);
-    for (int32_t i = 0; i < model.layers; i++) {
-        attention(batch, i, tokens);
-        feed_forward(layers[size_t(i)], tokens);
-    }
+    // Pieces of about the same size, of whole tiles.
+    const int64_t piece = round_up(tile_count(tokens, tile_count(tokens, PIECE)), kernels->max_tile);
+    for (int32_t i = 0; i < model.layers; i++)
+        for (int64_t begin = 0; begin < tokens; begin += piece) {
+            const int64_t end = std::min(tokens, begin + piece);
+            attention(batch, i, begin, end);
+            feed_forward(layers[size_t(i)], begin, end);
+        }
     if (batch.hidden)
         pool.run(tokens, [&](int64_t t) {
             kernels->rms_norm(hidden.get(0) + t * model.hidden, model.final_norm, model.hidden, model.norm_eps,
@@ -429,9 +444,9 @@ SM3_API int32_t sm3_matmul(const Sm3Matrix* matrix, const float* x, int64_t n, f
         const int32_t group = w.cols % 64 || (w.kind != SM3_BF16 && w.group % 64) ? 32 : 64;
         input.resize(n, w.cols, group);
         pool.run(n, [&](int64_t t) {
-            prepare_row(*kernels, input.view, t, x + t * w.cols, w.kind != SM3_BF16, w.kind == SM3_BF16);
+            prepare_columns(*kernels, input.view, t, x + t * w.cols, 0, w.cols, w.kind != SM3_BF16, w.kind == SM3_BF16);
         });
-        share_out(pool, panel_count(w), [&](int64_t begin, int64_t end) {
+        share_out(pool, panel_count(w), SHORTEST, [&](int64_t begin, int64_t end, int64_t) {
             kernels->matmul(w, input.view, begin, end, out, w.rows, false);
         });
     });

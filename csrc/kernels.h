@@ -52,8 +52,8 @@ struct Kernels {
     // x [cols] -> codes, scales, sums of its groups, as token m of a tile that begins there.
     void (*quantize)(const float* x, int64_t cols, int32_t group, int64_t tile, int64_t m, int8_t* codes,
                      float* scales, int32_t* sums);
-    // x [cols] -> bf16, as token m of a tile that begins there: [T][cols], on AMX [cols / 2][T][2].
-    void (*to_bf16)(const float* x, int64_t cols, int64_t tile, int64_t m, uint16_t* out);
+    // x [count] -> bf16, as columns `from` on of token m of a tile that begins there: [T][cols], on AMX [cols / 2][T][2].
+    void (*to_bf16)(const float* x, int64_t from, int64_t count, int64_t cols, int64_t tile, int64_t m, uint16_t* out);
     void (*rms_norm)(const float* x, const float* weight, int64_t cols, float eps, float* out);
     // gate <- silu(gate) * up
     void (*silu_mul)(float* gate, const float* up, int64_t cols);

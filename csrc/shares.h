@@ -10,7 +10,7 @@
 
 class Shares {
   public:
-    Shares(int64_t count, int threads) : left_(size_t(threads)) {
+    Shares(int64_t count, int threads, int64_t shortest) : left_(size_t(threads)), shortest_(shortest) {
         for (int64_t i = 0; i < threads; i++) left_[size_t(i)].range = range(count * i / threads, count * (i + 1) / threads);
     }
 
@@ -22,7 +22,7 @@ class Shares {
             if (size(seen) <= 0) seen = left_[from = fullest()].range;
             if (size(seen) <= 0) return false;
             const int64_t first = int64_t(seen >> 32), last = int64_t(uint32_t(seen));
-            const int64_t run = std::min(last - first, std::max(SHORTEST, (last - first) / 2));
+            const int64_t run = std::min(last - first, std::max(shortest_, (last - first) / 2));
             const bool mine = from == size_t(own);
             *begin = mine ? first : last - run, *end = *begin + run;
             if (left_[from].range.compare_exchange_weak(seen, mine ? range(*end, last) : range(first, *begin))) return true;
@@ -30,7 +30,6 @@ class Shares {
     }
 
   private:
-    static constexpr int64_t SHORTEST = 4;
     struct alignas(64) Share {  // a cache line each
         std::atomic<uint64_t> range{0};  // first in the upper half, end in the lower
     };
@@ -43,4 +42,5 @@ class Shares {
         return best;
     }
     std::vector<Share> left_;
+    const int64_t shortest_;
 };
