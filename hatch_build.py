@@ -40,9 +40,11 @@ X86_UNITS = {
 }
 UNITS = [
     "blocks.cpp",
+    "border.cpp",
     "kernels_portable.cpp",
     "dispatch.cpp",
     "engine.cpp",
+    "layer.cpp",
     "pack.cpp",
     "quantize.cpp",
     "quantize_portable.cpp",

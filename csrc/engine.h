@@ -1,0 +1,95 @@
+// The engine's parts: KV blocks, threads and scratch memory. engine.cpp takes a batch through the model, layer.cpp does
+// what happens within a layer, border.cpp is the C interface. The weights belong to the caller.
+#pragma once
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "kernels.h"
+#include "memory.h"
+#include "settle.h"
+#include "shares.h"
+#include "threads.h"
+
+constexpr int64_t SHORTEST = 4;  // panels of a run
+
+template <typename T>
+struct Buffer {  // grows, never shrinks; contents are not kept
+    std::unique_ptr<T[]> data;
+    size_t size = 0;
+    T* get(int64_t count) {
+        if (size_t(count) > size) data.reset(new T[size = size_t(count)]);
+        return data.get();
+    }
+};
+
+// One matrix's input: a token's row in the forms that the kinds of weights multiply.
+struct Prepared {
+    Buffer<int8_t> codes;
+    Buffer<float> scales;
+    Buffer<int32_t> sums;
+    Buffer<uint16_t> bf16;
+    Activations view{};
+    void resize(int64_t rows, int64_t cols, int32_t group) {
+        const int64_t groups = rows * (cols / group) + PANEL;
+        view = {codes.get(rows * cols), scales.get(groups), sums.get(groups), bf16.get(rows * cols + 2), rows, cols, group};
+    }
+};
+
+struct Use {
+    const Sm3Matrix* matrix;
+    float* out;
+    int64_t stride;
+    bool accumulate;
+};
+
+struct Sm3Engine {
+    Sm3Model model;
+    std::vector<Sm3Layer> layers;
+    const Kernels* kernels;
+    ThreadPool pool;
+    std::mutex busy;
+    int32_t kv_bits, num_blocks, group;
+    bool any_bf16 = false, any_quantized = false;
+    HugeMemory cache;
+    Settling settling;
+    Buffer<float> hidden, k, v, gated, cos, sin, partials;
+    Buffer<float> rows;  // of a piece: normed, then its queries, then what they find
+    Prepared input, middle;
+
+    Sm3Engine(const Sm3Model& m, int32_t threads, const Kernels* kernels, int32_t kv_bits, int32_t num_blocks);
+    int64_t head_bytes() const { return kv_head_bytes(kv_bits, model.head_dim); }
+    int64_t layer_bytes() const { return head_bytes() * model.kv_heads; }
+    int64_t block_bytes() const { return layer_bytes() * model.layers; }
+    KvLayer kv(int32_t layer) {
+        return {cache.data + layer * layer_bytes(), block_bytes(), head_bytes(), kv_bits, model.head_dim};
+    }
+    void prepare(const Prepared& to, int64_t row, const float* x, int64_t from, int64_t count);
+    void prepare_normed(const float* h, int64_t tokens, const float* norm);
+    void multiply(const Prepared& x, std::initializer_list<Use> uses);
+    void embed(const Sm3Batch& batch, int64_t tokens);
+    void angles(const Sm3Batch& batch, int64_t tokens);
+    void attention(const Sm3Batch& batch, int32_t layer, int64_t begin, int64_t end);
+    void attend(const Sm3Batch& batch, int32_t layer, int64_t first, int64_t last, float* queries);
+    void feed_forward(const Sm3Layer& layer, int64_t begin, int64_t end);
+    void logits(const Sm3Batch& batch);
+    void forward(const Sm3Batch& batch);
+
+    std::vector<int32_t> sequence_of, position_of;
+};
+
+// Throws std::invalid_argument where `w`, called `name`, is not `rows` x `cols` or of a layout that no kernel takes.
+void check_matrix(const Sm3Matrix& w, int64_t rows, int64_t cols, const char* name);
+
+// Turns columns of one row, `count` from `from` on, into what the weights multiply. The buffers were sized by the caller.
+void prepare_columns(const Kernels& kernels, const Activations& a, int64_t row, const float* x, int64_t from, int64_t count,
+                     bool codes, bool bf16);
+
+// Calls take(begin, end, thread) for runs of `count` panels, or of `shortest` at least, on all threads.
+template <typename Take>
+void share_out(ThreadPool& pool, int64_t count, int64_t shortest, const Take& take) {
+    Shares shares(count, pool.size(), shortest);
+    pool.run(pool.size(), [&](int64_t own) {
+        for (int64_t begin, end; shares.next(own, &begin, &end);) take(begin, end, own);
+    });
+}

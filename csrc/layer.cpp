@@ -1,0 +1,160 @@
+// One decoder layer over a piece of a batch: attention and the feed-forward network. No sum depends on the piece.
+#include "engine.h"
+
+#include <math.h>
+
+#include <algorithm>
+
+constexpr int64_t TASKS_PER_THREAD = 4;      // of attention
+constexpr int64_t PARTIAL_BUDGET = 1 << 20;  // floats of attention partials held at a time
+constexpr int64_t UNIT = 64;                 // columns of gate and up that are taken together: whole groups, whole panels
+constexpr int64_t NEAR_FLOATS = 32 << 10;    // of gate and up that a thread holds, if a unit is not more
+
+void prepare_columns(const Kernels& kernels, const Activations& a, int64_t row, const float* x, int64_t from, int64_t count,
+                     bool codes, bool bf16) {
+    const int64_t tiles = tile_count(a.rows, kernels.max_tile), tile = tile_of(a.rows, tiles, row);
+    const int64_t first = tile_begin(a.rows, tiles, tile), size = tile_begin(a.rows, tiles, tile + 1) - first;
+    if (codes) {
+        const int64_t at = first * (a.cols / a.group) + from / a.group * size;
+        kernels.quantize(x, count, a.group, size, row - first, (int8_t*)a.codes + first * a.cols + from * size,
+                         (float*)a.scales + at, (int32_t*)a.sums + at);
+    }
+    if (bf16) kernels.to_bf16(x, from, count, a.cols, size, row - first, (uint16_t*)a.bf16 + first * a.cols);
+}
+
+void Sm3Engine::prepare(const Prepared& to, int64_t row, const float* x, int64_t from, int64_t count) {
+    prepare_columns(*kernels, to.view, row, x, from, count, any_quantized, any_bf16);
+}
+
+// The rows of h, normed and prepared as `input`.
+void Sm3Engine::prepare_normed(const float* h, int64_t tokens, const float* norm) {
+    const int64_t size = model.hidden;
+    float* x = rows.get(tokens * size);
+    input.resize(tokens, size, group);
+    pool.run(tokens, [&](int64_t t) {
+        kernels->rms_norm(h + t * size, norm, size, model.norm_eps, x + t * size);
+        prepare(input, t, x + t * size, 0, size);
+    });
+}
+
+// Products of prepared rows with several matrices in one go, their panels shared out among the threads.
+void Sm3Engine::multiply(const Prepared& x, std::initializer_list<Use> uses) {
+    int64_t all = 0;
+    for (const Use& use : uses) all += panel_count(*use.matrix);
+    share_out(pool, all, SHORTEST, [&](int64_t begin, int64_t end, int64_t) {
+        for (const Use& use : uses) {
+            const int64_t panels = panel_count(*use.matrix), from = std::max<int64_t>(0, begin), to = std::min(panels, end);
+            if (from < to) kernels->matmul(*use.matrix, x.view, from, to, use.out, use.stride, use.accumulate);
+            begin -= panels, end -= panels;
+        }
+    });
+}
+
+// Attention of the tokens [begin, end), whose keys and values join the cache.
+void Sm3Engine::attention(const Sm3Batch& batch, int32_t index, int64_t begin, int64_t end) {
+    const Sm3Layer& layer = layers[size_t(index)];
+    const int32_t dim = model.head_dim;
+    const int64_t q_size = int64_t(model.heads) * dim, kv_size = int64_t(model.kv_heads) * dim, tokens = end - begin;
+    float* h = hidden.get(0) + begin * model.hidden;
+    prepare_normed(h, tokens, layer.input_norm);
+    float *queries = rows.get(tokens * q_size), *keys = k.get(tokens * kv_size), *values = v.get(tokens * kv_size);
+    multiply(input, {{&layer.q, queries, q_size, false}, {&layer.k, keys, kv_size, false}, {&layer.v, values, kv_size, false}});
+    const KvLayer store = kv(index);
+    const float scale = 1.0f / sqrtf(float(dim));
+    pool.run(tokens, [&](int64_t t) {
+        const float *c = cos.get(0) + (begin + t) * (dim / 2), *s = sin.get(0) + (begin + t) * (dim / 2);
+        const int32_t position = position_of[size_t(begin + t)];
+        const int32_t* table = batch.blocks + int64_t(sequence_of[size_t(begin + t)]) * batch.max_blocks;
+        for (int32_t head = 0; head < model.heads; head++) {
+            float* at = queries + t * q_size + head * dim;
+            if (layer.use_rope) kernels->rope(at, c, s, dim);
+            for (int32_t d = 0; d < dim; d++) at[d] *= scale;
+        }
+        for (int32_t head = 0; head < model.kv_heads; head++) {
+            float* at = keys + t * kv_size + head * dim;
+            if (layer.use_rope) kernels->rope(at, c, s, dim);
+            kernels->kv_append(store, table[position / KV_BLOCK], position % KV_BLOCK, head, at,
+                               values + t * kv_size + head * dim);
+        }
+    });
+    int32_t longest = 0;
+    for (int64_t t = begin; t < end; t++) longest = std::max(longest, position_of[size_t(t)] + 1);
+    const int64_t per_token = int64_t(model.heads) * ((longest + SPLIT - 1) / SPLIT) * (dim + 2);
+    const int64_t chunk = std::max<int64_t>(1, PARTIAL_BUDGET / per_token);
+    for (int64_t t = begin; t < end; t += chunk)
+        attend(batch, index, t, std::min(end, t + chunk), queries + (t - begin) * q_size);
+    input.resize(tokens, q_size, group);
+    pool.run(tokens, [&](int64_t t) { prepare(input, t, queries + t * q_size, 0, q_size); });
+    multiply(input, {{&layer.o, h, model.hidden, true}});
+}
+
+// Queries of tokens [first, last) become what they find: partials over fixed splits of the context, merged in order.
+void Sm3Engine::attend(const Sm3Batch& batch, int32_t index, int64_t first, int64_t last, float* queries) {
+    const Sm3Layer& layer = layers[size_t(index)];
+    const KvLayer store = kv(index);
+    const int32_t dim = model.head_dim, per_kv = model.heads / model.kv_heads;
+    int32_t longest = 0;
+    for (int64_t t = first; t < last; t++) longest = std::max(longest, position_of[size_t(t)] + 1);
+    const int64_t splits = (longest + SPLIT - 1) / SPLIT, stride = dim + 2, count = last - first;
+    float* parts = partials.get(count * model.heads * splits * stride);
+    // A token's heads lie [split][head], as attend() writes them.
+    auto part = [&](int64_t t, int64_t split, int64_t head) {
+        return parts + (((t - first) * splits + split) * model.heads + head) * stride;
+    };
+    auto begin_of = [&](int64_t t) {
+        return layer.window > 0 ? std::max(0, position_of[size_t(t)] + 1 - layer.window) : 0;
+    };
+    // A task takes all kv heads of a few splits, so that it reads long stretches; one head where that makes too few tasks.
+    const int64_t wanted = TASKS_PER_THREAD * pool.size();
+    const int64_t run = std::min(splits, std::max<int64_t>(1, count * splits / wanted)), runs = (splits + run - 1) / run;
+    const int32_t wide = count * splits >= wanted || pool.size() == 1 ? model.kv_heads : 1;
+    const int64_t widths = model.kv_heads / wide;
+    pool.run(count * widths * runs, [&](int64_t task) {
+        const int64_t split = task % runs * run, kv_head = task / runs % widths, t = first + task / runs / widths;
+        const int32_t from = std::max(begin_of(t), int32_t(split * SPLIT));
+        const int32_t to = std::min(position_of[size_t(t)] + 1, int32_t((split + run) * SPLIT));
+        if (from >= to) return;
+        const float* query = queries + ((t - first) * model.heads + kv_head * per_kv) * dim;
+        const int32_t* table = batch.blocks + int64_t(sequence_of[size_t(t)]) * batch.max_blocks;
+        kernels->attend(store, {query, table, int32_t(kv_head), wide, per_kv, from, to,
+                                part(t, from / SPLIT, kv_head * per_kv), stride * model.heads});
+    });
+    pool.run(count, [&](int64_t i) {
+        const int64_t t = first + i, from = begin_of(t) / SPLIT, to = position_of[size_t(t)] / SPLIT + 1;
+        for (int32_t head = 0; head < model.heads; head++)
+            kernels->merge(part(t, from, head), stride * model.heads, int32_t(to - from), dim,
+                           queries + (i * model.heads + head) * dim);
+    });
+}
+
+// Some rows of a matrix, from a whole panel on.
+static Sm3Matrix rows_of(const Sm3Matrix& w, int64_t first, int64_t count) {
+    const int64_t bytes = w.kind == SM3_BF16 ? first * w.cols * 2 : first / PANEL * panel_bytes(w);
+    Sm3Matrix part = w;
+    part.rows = count, part.data = static_cast<const uint8_t*>(w.data) + bytes;
+    if (w.bias) part.bias = w.bias + first;
+    return part;
+}
+
+// Of gate and up nothing is kept but what down multiplies: a thread takes a few columns of both for all tokens.
+void Sm3Engine::feed_forward(const Sm3Layer& layer, int64_t begin, int64_t end) {
+    const int64_t size = model.intermediate, tokens = end - begin, units = tile_count(size, UNIT);
+    const int64_t most = std::max<int64_t>(1, NEAR_FLOATS / (2 * tokens * UNIT)), room = most * UNIT * tokens;
+    float *h = hidden.get(0) + begin * model.hidden, *held = gated.get(pool.size() * 2 * room);
+    prepare_normed(h, tokens, layer.post_norm);
+    middle.resize(tokens, size, group);
+    share_out(pool, units, 1, [&](int64_t first, int64_t last, int64_t thread) {
+        float *gate = held + thread * 2 * room, *up = gate + room;
+        for (; first < last; first += most) {
+            const int64_t from = first * UNIT, count = std::min(size, std::min(last, first + most) * UNIT) - from;
+            const Sm3Matrix gates = rows_of(layer.gate, from, count), ups = rows_of(layer.up, from, count);
+            kernels->matmul(gates, input.view, 0, panel_count(gates), gate, count, false);
+            kernels->matmul(ups, input.view, 0, panel_count(ups), up, count, false);
+            for (int64_t t = 0; t < tokens; t++) {
+                kernels->silu_mul(gate + t * count, up + t * count, count);
+                prepare(middle, t, gate + t * count, from, count);
+            }
+        }
+    });
+    multiply(middle, {{&layer.down, h, model.hidden, true}});
+}
