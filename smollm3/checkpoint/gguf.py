@@ -74,9 +74,10 @@ class GGUFCheckpoint:
         """Let the file go; tensors that were loaded stay."""
         self._pages.close()
 
-    def keep_blocks(self) -> None:
+    def keep_blocks(self) -> bool:
         """Let `load` give matrices in Q4_0, Q4_1 and Q8_0 as they are: blocks, uint8 [rows, bytes]."""
         self._keeps_blocks = True
+        return True
 
     def _row_bytes(self, tensor: GGUFTensor) -> int | None:
         """The bytes of a row of a matrix that stays in its blocks, None for one that becomes floats."""

@@ -12,7 +12,6 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from smollm3.checkpoint.gguf import GGUFCheckpoint
 from smollm3.checkpoint.safetensors import SafetensorsFile, open_safetensors, read_json_object, shard_files
 from smollm3.errors import CheckpointError
 
@@ -59,6 +58,9 @@ class Checkpoint(Protocol):
         `dtype` is for formats that compute their floats: it is the dtype to compute them in (None: float32).
         What is stored as floats comes as it is stored.
         """
+
+    def keep_blocks(self) -> bool:
+        """Let `load` give quantized matrices as their blocks; False where the format has none."""
 
     def close(self) -> None: ...
 
@@ -130,6 +132,9 @@ class SafetensorsCheckpoint:
     def load(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         return self._files[name].load(name)
 
+    def keep_blocks(self) -> bool:
+        return False
+
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a folder or a GGUF file. Raises CheckpointError when it is neither, damaged or unsafe."""
@@ -139,13 +144,19 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path} holds {len(ggufs)} GGUF files: give the path of one, as {ggufs[0]}"
             )
-        return GGUFCheckpoint(ggufs[0]) if ggufs else SafetensorsCheckpoint(path)
+        return _open_gguf(ggufs[0]) if ggufs else SafetensorsCheckpoint(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is not there: give a folder with config.json, or a .gguf file")
     if path.suffix in _PICKLES:
         raise CheckpointError(f"{path} {_REFUSED_PICKLE}")
     if path.suffix == ".safetensors":
         raise CheckpointError(f"{path} is one file of a checkpoint: give its folder, {path.parent}")
+    return _open_gguf(path)
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    from smollm3.checkpoint.gguf import GGUFCheckpoint  # its library is not needed for safetensors
+
     return GGUFCheckpoint(path)
 
 

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from smollm3.checkpoint.gguf import GGUFCheckpoint
 from smollm3.checkpoint.hub import resolve
 from smollm3.checkpoint.safetensors import save_shards
-from smollm3.checkpoint.source import Checkpoint, open_checkpoint
+from smollm3.checkpoint.source import Checkpoint, SafetensorsCheckpoint, open_checkpoint
 from smollm3.errors import CheckpointError, ConfigError, MissingDependencyError, ParameterError
 from smollm3.model.config import SmolLM3Config
 from smollm3.model.device import resolve_device
@@ -276,7 +275,7 @@ def _is_large(checkpoint: Checkpoint) -> bool:
 def _asked_blocks(checkpoint: Checkpoint, dtype: torch.dtype | None, device: torch.device) -> Quantizer:
     """Return what keeps a GGUF file's blocks; raise where they cannot be kept."""
     asked = f"quantization_config={KEEP_BLOCKS!r}"
-    if not isinstance(checkpoint, GGUFCheckpoint):
+    if isinstance(checkpoint, SafetensorsCheckpoint):
         raise ParameterError(
             f"{asked} keeps the blocks of a GGUF file, and {checkpoint.path} is none: give int4, int8 or nf4"
         )
@@ -290,11 +289,10 @@ def _asked_blocks(checkpoint: Checkpoint, dtype: torch.dtype | None, device: tor
 
 def _blocks_quantizer(checkpoint: Checkpoint) -> Quantizer | None:
     """Return what keeps a GGUF file's blocks, None where they have to become floats."""
-    if not isinstance(checkpoint, GGUFCheckpoint) or not native_status().available:
+    if not native_status().available or not checkpoint.keep_blocks():
         return None
     from smollm3.quantization.packed_blocks import BlocksQuantizer
 
-    checkpoint.keep_blocks()
     return BlocksQuantizer()
 
 

@@ -43,7 +43,7 @@ def main(folder: str, dtype: str) -> None:
     done.set()
     watcher.join()
     loaded = rss("RssAnon")
-    imports_compiler = "torch._dynamo" in sys.modules
+    imported = [name for name in ("torch._dynamo", "gguf") if name in sys.modules]
     total = sum(float(parameter.detach()[..., 0].double().sum()) for parameter in model.parameters())
     sizes = [parameter.nbytes for parameter in model.parameters()]
     report = {
@@ -54,7 +54,7 @@ def main(folder: str, dtype: str) -> None:
         "read": rss("RssAnon") - before,
         "seconds": seconds,
         "total": total,
-        "imports_compiler": imports_compiler,
+        "imported": imported,
     }
     print(json.dumps(report))
 

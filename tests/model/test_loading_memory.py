@@ -88,7 +88,7 @@ def test_weights_of_the_dtype_asked_for_stay_in_the_files_pages(folder: Path) ->
     assert report["copy"] > 500 * MB
     assert report["peak"] < SLACK
     assert report["read"] < SLACK  # also after every page has been looked at
-    assert not report["imports_compiler"]  # it would cost more than the whole load
+    assert not report["imported"]  # a compiler would cost more than the whole load
 
 
 def test_a_cast_needs_one_copy_and_one_tensor(folder: Path) -> None:
