@@ -6,7 +6,7 @@
 #include <algorithm>
 
 constexpr int64_t TASKS_PER_THREAD = 4;      // of attention
-constexpr int64_t PARTIAL_BUDGET = 1 << 20;  // floats of attention partials held at a time
+constexpr int64_t PARTIAL_BUDGET = 1 << 18;  // floats of attention partials held at a time
 constexpr int64_t UNIT = 64;                 // columns of gate and up that are taken together: whole groups, whole panels
 constexpr int64_t NEAR_FLOATS = 32 << 10;    // of gate and up that a thread holds, if a unit is not more
 

@@ -3,10 +3,9 @@
 In: any Runner. Out: tokens per second. Knows neither model nor machine; sampling is no part of it.
 """
 
+import random
 import time
 from collections.abc import Iterator, Sequence
-
-import numpy as np
 
 from smollm3.engine.runner import Row, Runner
 
@@ -17,7 +16,7 @@ class Workload:
     def __init__(self, runner: Runner, num_new: int, seed: int = 0) -> None:
         self.runner = runner
         self.num_new = num_new
-        self._random = np.random.default_rng(seed)
+        self._random = random.Random(seed)  # numpy's would be memory that no model needs
 
     def fill(self, slot: int, start: int, end: int) -> float:
         """Let `slot`, which holds `start` ids, take in more up to `end`; return ids per second."""
@@ -50,8 +49,7 @@ class Workload:
         return len(slots) * self.num_new / seconds
 
     def _ids(self, count: int) -> list[int]:
-        ids: list[int] = self._random.integers(0, self.runner.vocab_size, count).tolist()
-        return ids
+        return self._random.choices(range(self.runner.vocab_size), k=count)
 
 
 def decode_at(work: Workload, contexts: Sequence[int], repeat: int) -> Iterator[tuple[int, list[float]]]:

@@ -6,15 +6,17 @@ character are U+FFFD at once. All pieces together are `tokenizer.decode` of all 
 
 import codecs
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from smollm3.text.tokenizer import Tokenizer
+if TYPE_CHECKING:  # a model without a tokenizer never needs its library
+    from smollm3.text.tokenizer import Tokenizer
 
 
 class Detokenizer:
     """Stream ids to text: `push` each id, `finish` at the end. `hidden_ids` have no text."""
 
     def __init__(
-        self, tokenizer: Tokenizer, skip_special_tokens: bool = False, *, hidden_ids: Collection[int] = ()
+        self, tokenizer: "Tokenizer", skip_special_tokens: bool = False, *, hidden_ids: Collection[int] = ()
     ) -> None:
         self._tokenizer = tokenizer
         self._skipped = frozenset(hidden_ids) | (

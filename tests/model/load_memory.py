@@ -43,7 +43,7 @@ def main(folder: str, dtype: str) -> None:
     done.set()
     watcher.join()
     loaded = rss("RssAnon")
-    imported = [name for name in ("torch._dynamo", "gguf") if name in sys.modules]
+    imported = [name for name in ("torch._dynamo", "gguf", "tokenizers") if name in sys.modules]
     total = sum(float(parameter.detach()[..., 0].double().sum()) for parameter in model.parameters())
     sizes = [parameter.nbytes for parameter in model.parameters()]
     report = {
