@@ -41,9 +41,12 @@ Sm3Engine::Sm3Engine(const Sm3Model& m, int32_t threads, const Kernels* kernels,
     look(m.head, m.vocab, m.hidden, "lm_head");
     check_matrix(m.embedding, m.vocab, m.hidden, "embed_tokens");
     cache.allocate(block_bytes() * num_blocks);
-    for (Sm3Layer& l : layers)
-        for (Sm3Matrix* w : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) settling.add(w);
-    settling.add(&model.embedding), settling.add(&model.head);
+    auto settle = [&](const Sm3Matrix& w) {
+        if (w.kind != SM3_BF16) settling.add(w.data, panel_count(w) * panel_bytes(w));
+    };
+    for (const Sm3Layer& l : layers)
+        for (const Sm3Matrix* w : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) settle(*w);
+    settle(model.head);
 }
 
 void Sm3Engine::embed(const Sm3Batch& batch, int64_t tokens) {

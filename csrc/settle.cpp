@@ -4,90 +4,97 @@
 #include <string.h>
 
 #include <algorithm>
+#include <new>
 
 #include "kernels.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
-#include <unistd.h>
-#endif
 
 namespace {
 
-struct Range {
-    uintptr_t begin, end;
-};
+constexpr uintptr_t HUGE_PAGE = 2 << 20;
 
-// The parts of this process's memory that are private maps of files: what is there can be read again.
-std::vector<Range> mapped_files() {
+uintptr_t down(uintptr_t at) { return at / HUGE_PAGE * HUGE_PAGE; }
+uintptr_t up(uintptr_t at) { return down(at + HUGE_PAGE - 1); }
+
+bool system_has_huge_pages() {
+    FILE* file = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
+    if (!file) return false;
+    char text[128] = {};
+    const bool read = fgets(text, sizeof text, file);
+    fclose(file);
+    return read && !strstr(text, "[never]");
+}
+
+// Puts a copy in huge pages in the place of [at, at + bytes), in one step for whoever reads there.
+void replace(uintptr_t at, int64_t bytes, int protection) {
+    void *place = reinterpret_cast<void*>(at), *copy = sm3_alloc(bytes);
+    if (!copy) throw std::bad_alloc();
+    memcpy(copy, place, size_t(bytes));
+    if (mprotect(copy, size_t(bytes), protection) ||
+        mremap(copy, size_t(bytes), size_t(bytes), MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) {
+        sm3_free(copy, bytes);
+        throw std::bad_alloc();
+    }
+}
+
+}  // namespace
+
+// The whole huge pages of this process's memory that are private maps of files.
+std::vector<Settling::Range> Settling::mapped_files() {
     std::vector<Range> ranges;
-#if defined(__linux__)
-    FILE* maps = fopen("/proc/self/maps", "r");
+    FILE* maps = system_has_huge_pages() ? fopen("/proc/self/maps", "r") : nullptr;
     if (!maps) return ranges;
     char line[4096 + 128];
     while (fgets(line, sizeof line, maps)) {
         unsigned long begin, end, inode;
         char access[8];
-        if (sscanf(line, "%lx-%lx %7s %*x %*s %lu", &begin, &end, access, &inode) == 4 && inode && access[3] == 'p')
-            ranges.push_back({begin, end});
+        if (sscanf(line, "%lx-%lx %7s %*x %*s %lu", &begin, &end, access, &inode) != 4 || !inode || access[3] != 'p') continue;
+        const int protection = (access[0] == 'r' ? PROT_READ : 0) | (access[1] == 'w' ? PROT_WRITE : 0);
+        if (access[0] == 'r' && access[2] != 'x' && up(begin) < down(end)) ranges.push_back({up(begin), down(end), protection});
     }
     fclose(maps);
-#endif
     return ranges;
 }
 
-// Lets the pages wholly inside of [from, from + bytes) go; the file still has them.
-void release(const uint8_t* from, int64_t bytes) {
-#if defined(__linux__)
-    const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
-    const uintptr_t begin = (uintptr_t(from) + page - 1) / page * page, end = (uintptr_t(from) + uintptr_t(bytes)) / page * page;
-    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-#else
-    (void)from, (void)bytes;
-#endif
-}
-
-}  // namespace
-
-void Settling::add(Sm3Matrix* matrix) {
-    if (matrix->kind == SM3_BF16) return;  // used in place: its owner may change it
-    const uint8_t* data = static_cast<const uint8_t*>(matrix->data);
-    for (Weights& weights : waiting_)
-        if (weights.from == data) {
-            weights.users.push_back(matrix);
-            return;
-        }
-    waiting_.push_back({{matrix}, data, panel_count(*matrix) * panel_bytes(*matrix), 0, nullptr});
-}
-
-// Keeps what lies in a file, and gives each its place.
+// Finds the huge pages' worth of files that weights lie in, neighbours together.
 void Settling::begin() {
     begun_ = true;
-    const std::vector<Range> files = mapped_files();
-    auto in_memory = [&](const Weights& weights) {
-        const uintptr_t begin = uintptr_t(weights.from), end = begin + uintptr_t(weights.bytes);
-        return std::none_of(files.begin(), files.end(),
-                            [&](const Range& file) { return file.begin <= begin && end <= file.end; });
-    };
-    waiting_.erase(std::remove_if(waiting_.begin(), waiting_.end(), in_memory), waiting_.end());
-    int64_t size = 0;
-    for (const Weights& weights : waiting_) size += round_up(weights.bytes, 64), left_ += weights.bytes;
-    if (size) memory_.allocate(size);
-    uint8_t* place = memory_.data;
-    for (Weights& weights : waiting_) weights.to = place, place += round_up(weights.bytes, 64);
+    std::sort(weights_.begin(), weights_.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+    for (const Range& file : mapped_files()) {
+        uintptr_t done = file.begin;
+        for (const Range& weights : weights_) {
+            const uintptr_t begin = std::max(done, down(weights.begin)), end = std::min(file.end, up(weights.end));
+            if (begin >= end) continue;
+            if (!waiting_.empty() && waiting_.back().end == begin) waiting_.back().end = end;
+            else waiting_.push_back({begin, end, file.protection});
+            left_ += int64_t(end - begin), done = end;
+        }
+    }
+    weights_.clear();
 }
 
 int64_t Settling::move(int64_t budget) {
     if (!begun_) begin();
     while (budget > 0 && !waiting_.empty()) {
-        Weights& weights = waiting_.back();
-        const int64_t bytes = std::min(budget, weights.bytes - weights.done);
-        memcpy(weights.to + weights.done, weights.from + weights.done, size_t(bytes));
-        release(weights.from + weights.done, bytes);  // a step that needs them once more finds them in the file
-        weights.done += bytes, left_ -= bytes, budget -= bytes;
-        if (weights.done < weights.bytes) break;
-        for (Sm3Matrix* user : weights.users) user->data = weights.to;
-        waiting_.pop_back();
+        Range& range = waiting_.back();
+        const int64_t bytes = std::min(int64_t(up(uintptr_t(budget))), int64_t(range.end - range.begin));
+        replace(range.begin, bytes, range.protection);
+        range.begin += uintptr_t(bytes), left_ -= bytes, budget -= bytes;
+        if (range.begin == range.end) waiting_.pop_back();
     }
     return left_;
+}
+
+#else
+
+std::vector<Settling::Range> Settling::mapped_files() { return {}; }
+void Settling::begin() { begun_ = true; }
+int64_t Settling::move(int64_t) { return 0; }
+
+#endif
+
+void Settling::add(const void* data, int64_t bytes) {
+    weights_.push_back({uintptr_t(data), uintptr_t(data) + uintptr_t(bytes), 0});
 }

@@ -1,29 +1,25 @@
-// Moves weights out of a mapped file into huge pages, piece by piece, while the engine is in use.
+// Moves weights out of a mapped file into huge pages, in place and piece by piece, while the engine is in use.
 #pragma once
 #include <stdint.h>
 
 #include <vector>
 
-#include "memory.h"
-
 class Settling {
   public:
-    // Takes note of a matrix; descriptions that share their data move together.
-    void add(Sm3Matrix* matrix);
-    // Copies up to `budget` bytes of what lies in a file's pages and returns the bytes still to move. The caller
-    // keeps the weights from being read meanwhile.
+    // Takes note of weights that the engine reads.
+    void add(const void* data, int64_t bytes);
+    // Moves the next pieces, about `budget` bytes, and returns the bytes still to move: addresses and contents stay, only
+    // the pages behind them are others. The caller keeps the weights from being written meanwhile.
     int64_t move(int64_t budget);
 
   private:
-    struct Weights {
-        std::vector<Sm3Matrix*> users;
-        const uint8_t* from;
-        int64_t bytes, done;
-        uint8_t* to;
+    struct Range {
+        uintptr_t begin, end;
+        int protection;
     };
+    static std::vector<Range> mapped_files();
     void begin();
-    std::vector<Weights> waiting_;
-    HugeMemory memory_;  // all of them side by side, so that no huge page stays half empty
+    std::vector<Range> weights_, waiting_;
     int64_t left_ = 0;
     bool begun_ = false;
 };

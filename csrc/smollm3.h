@@ -86,8 +86,8 @@ SM3_API int32_t sm3_forward(Sm3Engine* engine, const Sm3Batch* batch);
 SM3_API int32_t sm3_copy_block(Sm3Engine* engine, int32_t from, int32_t to);
 // The sm3_block_bytes of one KV block, to save and to load; null where there is no such block.
 SM3_API void* sm3_block_data(Sm3Engine* engine, int32_t block);
-// Packed weights that lie in a mapped file move into huge pages, up to `budget` bytes a call, between two steps; the
-// file's pages are let go. Returns the bytes still to move, 0 when all lie well, or a negative number.
+// Packed weights that lie in a mapped file move into huge pages, about `budget` bytes a call, between two steps; they keep their
+// addresses, the file's pages are let go. Returns the bytes still to move, 0 when all lie well, or a negative number.
 SM3_API int64_t sm3_settle(Sm3Engine* engine, int64_t budget);
 
 // Memory for weights and caches, in huge pages where the system gives them; zeroed, and taken only as it is

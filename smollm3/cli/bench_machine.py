@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import smollm3
+from smollm3.native.free_memory import available_memory
 
 READ_BYTES = 1536 << 20  # far beyond any cache
 READS = 3  # of which the fastest counts: what slows a read down is not the memory
@@ -51,7 +52,7 @@ class ReadMeter:
 
 def memory_for_meter() -> bool:
     """Whether a ReadMeter fits beside what runs; True where the system does not say."""
-    available = _field(Path("/proc/meminfo"), "MemAvailable")
+    available = available_memory()
     return available is None or available > READ_BYTES * 5 // 4
 
 

@@ -190,9 +190,10 @@ class Network:
         return time.monotonic() - self._last_step
 
     def settle(self, budget: int) -> int:
-        """Move up to `budget` bytes of packed weights from a file into huge pages; return what is left.
+        """Move about `budget` bytes of packed weights from a file into huge pages; return what is left.
 
-        Huge pages are read faster; a file's pages are there at once. Waits for a step that is running.
+        Huge pages are read faster; a file's pages are there at once. Addresses and contents stay. Waits for a
+        step that is running.
         """
         left = int(self._library.sm3_settle(self._engine, budget))
         if left < 0:

@@ -4,7 +4,6 @@ In: a model, its tokenizer and ServiceOptions. Out: a Service that is ready to s
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from smollm3.engine.engine import Engine
 from smollm3.engine.runner import Runner
@@ -13,6 +12,7 @@ from smollm3.model.generation_config import GenerationConfig
 from smollm3.model.native_runner import RESERVED_SEQUENCES, NativeRunner, refusal
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.model.torch_runner import TorchRunner
+from smollm3.native.free_memory import available_memory
 from smollm3.server.service import Service
 from smollm3.text.tokenizer import Tokenizer
 
@@ -107,7 +107,7 @@ def _cache_tokens(model: SmolLM3ForCausalLM, options: ServiceOptions) -> int:
     """Return how many ids' keys and values fit the memory that is allowed, or half of what is free."""
     memory = options.kv_memory
     most = RESERVED_SEQUENCES * model.config.max_position_embeddings
-    free = _available_memory()
+    free = available_memory()
     if memory is None:
         memory = int(free * options.memory_share) // 2 if free is not None else None
     if memory is None:
@@ -117,15 +117,3 @@ def _cache_tokens(model: SmolLM3ForCausalLM, options: ServiceOptions) -> int:
         least = cache_bytes_per_id(model, options.kv_bits) * NativeRunner.BLOCK_SIZE
         raise ParameterError(f"kv_memory={memory}: {NativeRunner.BLOCK_SIZE} tokens take {least} bytes")
     return min(num, most)
-
-
-def _available_memory() -> int | None:
-    """Return the bytes that new work can have, where the system tells."""
-    path = Path("/proc/meminfo")
-    if not path.exists():
-        return None
-    for line in path.read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    return None

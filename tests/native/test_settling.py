@@ -15,7 +15,8 @@ from smollm3.engine.runner import Row
 from smollm3.model.native_runner import NativeRunner
 from smollm3.native.settling import Settler
 
-SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 3}
+SIZES = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "head_dim": 32}
+HUGE_PAGE = 2 << 20
 ON_LINUX = sys.platform.startswith("linux")  # elsewhere weights stay in the file
 
 
@@ -40,17 +41,60 @@ def step(runner: NativeRunner) -> torch.Tensor:
     return logits
 
 
+def file_bytes(path: Path) -> int:
+    """Return how much of a folder's file this process maps."""
+    parts = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    ranges = [part[0].split("-") for part in parts if part[-1] == str(path / "model.safetensors")]
+    return sum(int(end, 16) - int(begin, 16) for begin, end in ranges)
+
+
 def test_piece_by_piece_the_weights_move_and_no_bit_changes(packed: Path) -> None:
-    runner = NativeRunner(SmolLM3ForCausalLM.from_pretrained(packed), max_cache_tokens=256)
-    before = step(runner)
-    left = [runner.network.settle(10_000)]
+    model = SmolLM3ForCausalLM.from_pretrained(packed)
+    runner = NativeRunner(model, max_cache_tokens=256)
+    before, addresses = step(runner), [tensor.data_ptr() for tensor in model.state_dict().values()]
+    left = [runner.network.settle(0), runner.network.settle(1)]
     while left[-1]:
         assert torch.equal(step(runner), before)
-        left.append(runner.network.settle(10_000))
-    assert left == sorted(left, reverse=True)
-    assert len(left) > 5 or not ON_LINUX
+        left.append(runner.network.settle(1))
+    assert left == list(range(left[0], -1, -HUGE_PAGE))
     assert torch.equal(step(runner), before)
-    assert runner.network.settle(10_000) == 0
+    assert runner.network.settle(1) == 0
+    assert [tensor.data_ptr() for tensor in model.state_dict().values()] == addresses
+    if ON_LINUX:
+        assert len(left) > 4
+        assert file_bytes(packed) <= (packed / "model.safetensors").stat().st_size - left[0] + 4096
+
+
+def test_what_an_owner_changes_is_what_runs(packed: Path) -> None:
+    model = SmolLM3ForCausalLM.from_pretrained(packed)
+    runner = NativeRunner(model, max_cache_tokens=256)
+    Settler(runner.network).wait()
+    before = step(runner)
+    model.lm_head.weight.data.zero_()
+    assert not torch.equal(step(runner), before)
+
+
+def test_bfloat16_weights_stay_in_the_file(plain: Path) -> None:
+    runner = NativeRunner(SmolLM3ForCausalLM.from_pretrained(plain), max_cache_tokens=256)
+    assert runner.network.settle(0) == 0
+
+
+def test_two_runners_share_what_has_moved(packed: Path) -> None:
+    model = SmolLM3ForCausalLM.from_pretrained(packed)
+    first, second = (NativeRunner(model, max_cache_tokens=256) for _ in range(2))
+    before = step(first)
+    Settler(first.network).wait()
+    assert second.network.settle(0) == 0
+    del first
+    gc.collect()
+    assert torch.equal(step(second), before)
+
+
+def test_where_memory_is_scarce_weights_stay_in_the_file(packed: Path) -> None:
+    runner = NativeRunner(SmolLM3ForCausalLM.from_pretrained(packed), max_cache_tokens=256)
+    left = runner.network.settle(0)
+    Settler(runner.network, share=0.0).wait()
+    assert runner.network.settle(0) == left
 
 
 def test_weights_in_memory_stay_where_they_are(plain: Path) -> None:
