@@ -5,9 +5,9 @@
 
 Entries are KIND=TARGET: smollm3 (anything `smollm3 serve` takes), llama.cpp (a GGUF file, by the server in
 the package xllamacpp), llama-server (a GGUF file, by llama.cpp's own binary: --python llama-server=PATH),
-vllm (a model folder). Measures: ready, throughput, prefill, repeat for all; soak and lookup for smollm3
-alone. Ratios are of the first entry to the others, each the median over the rounds. What is not installed
-or fails is left out, and said. Ends in one line of JSON.
+vllm (a model folder). Measures: ready, throughput, prefill, waits, repeat for all; soak and lookup for
+smollm3 alone. Ratios are of the first entry to the others, each the median over the rounds. What is not
+installed or fails is left out, and said. Ends in one line of JSON.
 """
 
 import argparse
@@ -35,9 +35,9 @@ NUMBERS: dict[str, tuple[float, str]] = {
     "slots": (16, "requests at once of throughput; slots of llama.cpp"),
     "context": (8192, "most ids of one sequence"),
     "prompt": (128, "ids in, of throughput"),
-    "new": (128, "ids out, of throughput and of free chat"),
+    "new": (128, "ids out, of throughput and of free chat; half of those of a stream that waits"),
     "long": (4096, "ids of the prompt that is being taken in"),
-    "system": (2048, "ids of the system prompt that is repeated"),
+    "system": (2048, "ids of the system prompt that is repeated, and of the prompt that a stream waits for"),
     "edit_new": (320, "ids out at most, of the text to edit"),
     "streams": (64, "requests at once of soak"),
     "seconds": (120.0, "how long soak sends new requests"),

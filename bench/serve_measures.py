@@ -6,6 +6,7 @@ words. Every id drawn is below 40,000, the smallest vocabulary here has 49,152.
 
 import argparse
 import asyncio
+import itertools
 import random
 import statistics
 import time
@@ -94,6 +95,36 @@ async def beside_prefill(server: Server, options: argparse.Namespace, draw: rand
         "long_first_token_s": _median(long_runs),
         "step_s": _round(step),
         "short_in_steps": step and round((_median(short_runs) or 0.0) / step, 2),
+    }
+
+
+async def waits(server: Server, options: argparse.Namespace, draw: random.Random) -> Figures:
+    """A stream's waits from token to token: alone, and while a prompt of `system` ids is taken in."""
+    alone, longest, medians, taken = [], [], [], []
+    for _ in range(options.repeat):
+        short = await good(server, COMPLETIONS, completion(server, ids(draw, 16), 8))
+        assert short.first_s is not None
+        alone.append((short.total_s - short.first_s) / 7)
+        stream_at = time.perf_counter()
+        stream = asyncio.create_task(
+            good(server, COMPLETIONS, completion(server, ids(draw, 16), 2 * options.new))
+        )
+        await asyncio.sleep(short.first_s + 3 * alone[-1])
+        long_at = time.perf_counter()
+        long = await good(server, COMPLETIONS, completion(server, ids(draw, options.system), 1))
+        begin, end = long_at - stream_at, long_at - stream_at + long.total_s
+        stamps = (await stream).stamps
+        if end > stamps[-1]:
+            raise MeasureError("the stream ended before the long prompt was taken in: give more --new")
+        beside = [b - a for a, b in itertools.pairwise(stamps) if b > begin and a < end]
+        longest.append(max(beside))
+        medians.append(statistics.median(beside))
+        taken.append(long.total_s)
+    return {
+        "alone_s": _round(statistics.median(alone)),
+        "beside_s": _round(statistics.median(medians)),
+        "longest_s": _round(max(longest)),
+        "long_s": _round(statistics.median(taken)),
     }
 
 
@@ -215,6 +246,7 @@ MEASURES: dict[str, Measure] = {
     "ready": ready,
     "throughput": throughput,
     "prefill": beside_prefill,
+    "waits": waits,
     "repeat": repeated,
     "lookup": lookup,
 }

@@ -101,6 +101,15 @@ def test_two_servers_are_measured_and_compared(model: str, tmp_path: Path) -> No
     assert f"left out   {entries[2]}" in said
 
 
+def test_a_stream_that_waits_is_measured(model: str, tmp_path: Path) -> None:
+    played = play(tmp_path, pause=0.01)
+    record, _ = run(f"smollm3={model}", "--python", f"smollm3={played}", "--measure", "waits", "--new", "50")
+    waits = record["measured"][f"smollm3={model}"]["waits"]
+    assert 0.01 <= waits["alone_s"] < 0.5
+    assert 0.01 <= waits["beside_s"] <= waits["longest_s"] < 1
+    assert 0.01 <= waits["long_s"] < 1
+
+
 def test_a_soak_of_an_even_server_finds_nothing(model: str, tmp_path: Path) -> None:
     record, _ = run(f"smollm3={model}", "--python", f"smollm3={play(tmp_path, pause=0.002)}", *SOAK)
     soak = record["measured"][f"smollm3={model}"]["soak"]
