@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-SCHEMES = ("as stored", "gguf", "int4", "int8", "nf4")
+SCHEMES = ("as stored", "gguf", "int4", "int6", "int8", "nf4")
 
 
 def main() -> None:

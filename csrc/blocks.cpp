@@ -12,12 +12,12 @@ constexpr int64_t BLOCK = 32;  // columns
 constexpr uint32_t LOW = 0x0f0f0f0f, HIGH = 0xf0f0f0f0;
 
 static int64_t block_bytes(const Sm3Matrix& w) {
-    return 2 * (1 + w.has_min) + BLOCK / (w.kind == SM3_W4 ? 2 : 1);
+    return 2 * (1 + w.has_min) + code_bytes(w.kind, BLOCK) / PANEL;
 }
 
 static bool holds_blocks(const Sm3Matrix& w) {
     if (sm3_packed_size(&w) < 0 || w.group != BLOCK || w.has_table) return false;
-    return w.kind == SM3_W4 ? w.zero == (w.has_min ? 0 : 8) : w.zero == 128 && !w.has_min;
+    return w.kind == SM3_W4 ? w.zero == (w.has_min ? 0 : 8) : w.kind == SM3_W8 && w.zero == 128 && !w.has_min;
 }
 
 static uint32_t four(const uint8_t* from) {
@@ -44,7 +44,7 @@ static void place_w8(const uint8_t* from, uint8_t* to) {
 SM3_API int32_t sm3_pack_blocks(const Sm3Matrix* matrix, const uint8_t* blocks, void* out, int32_t threads) {
     const Sm3Matrix& w = *matrix;
     if (!holds_blocks(w) || threads < 1) return -1;
-    const int64_t groups = w.cols / BLOCK, size = block_bytes(w), group_bytes = BLOCK * PANEL / (w.kind == SM3_W4 ? 2 : 1);
+    const int64_t groups = w.cols / BLOCK, size = block_bytes(w), group_bytes = code_bytes(w.kind, BLOCK);
     try {
         ThreadPool pool(threads);
         pool.run(panel_count(w), [&](int64_t panel) {

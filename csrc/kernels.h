@@ -73,11 +73,14 @@ extern const Kernels kernels_amx;
 const Kernels* find_kernels(int32_t isa);  // dispatch.cpp; null where this machine or this build lacks it
 
 inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+// Bits of a code, and bytes of the codes of some columns of a panel.
+inline int64_t code_bits(int32_t kind) { return kind == SM3_W4 ? 4 : kind == SM3_W6 ? 6 : 8; }
+inline int64_t code_bytes(int32_t kind, int64_t cols) { return cols * PANEL * code_bits(kind) / 8; }
 inline int64_t panel_scale_bytes(const Sm3Matrix& w) {
     return round_up(w.cols / w.group * PANEL * 2 * (1 + w.has_min), 64);
 }
 inline int64_t panel_bytes(const Sm3Matrix& w) {
-    return panel_scale_bytes(w) + w.cols * PANEL / (w.kind == SM3_W4 ? 2 : 1);
+    return panel_scale_bytes(w) + code_bytes(w.kind, w.cols);
 }
 inline int64_t panel_count(const Sm3Matrix& w) { return (w.rows + PANEL - 1) / PANEL; }
 // Bytes of one KV head in one block: K transposed [head_dim][64], V [64][head_dim], with int8 two rows of scales.

@@ -22,7 +22,7 @@ static bool quantizable(const Sm3Matrix& w) {
         return w.kind == SM3_W4 && !w.has_min && w.table[15] > 0;
     }
     if (w.kind == SM3_W4) return w.zero == (w.has_min ? 0 : 8);
-    return w.zero == 128 && !w.has_min;
+    return w.zero == (w.kind == SM3_W6 ? 32 : 128) && !w.has_min;
 }
 
 SM3_API int32_t sm3_quantize(const Sm3Matrix* matrix, const void* weights, int32_t is_bf16, void* out,

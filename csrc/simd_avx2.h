@@ -112,6 +112,18 @@ static inline u8 u_low(u8 x) {
     return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};
 }
 static inline u8 u_high(u8 x) { return u_low({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
+// Puts the I-th two bits of `tops` above four-bit codes.
+template <int I>
+static inline __m256i u_half_with_top(__m256i low, __m256i tops) {
+    __m256i at = tops;
+    if constexpr (I < 2) at = _mm256_slli_epi16(tops, 4 - 2 * I);
+    if constexpr (I > 2) at = _mm256_srli_epi16(tops, 2);
+    return _mm256_or_si256(low, _mm256_and_si256(at, _mm256_set1_epi8(0x30)));
+}
+template <int I>
+static inline u8 u_with_top(u8 low, u8 tops) {
+    return {u_half_with_top<I>(low.a, tops.a), u_half_with_top<I>(low.b, tops.b)};
+}
 static inline u8 u_table(const uint8_t* sixteen) {
     const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)sixteen));
     return {t, t};
@@ -120,14 +132,14 @@ static inline u8 u_lookup(u8 table, u8 codes) {
     return {_mm256_shuffle_epi8(table.a, codes.a), _mm256_shuffle_epi8(table.b, codes.b)};
 }
 
-// Four-bit codes: products of at most 15 * 127 cannot saturate in sixteen bits.
-static inline __m256i dot_half_w4(__m256i acc, __m256i codes, __m256i a) {
+// Codes of up to six bits: pairs of products of at most 63 * 127 cannot saturate in sixteen bits.
+static inline __m256i dot_half_narrow(__m256i acc, __m256i codes, __m256i a) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, a), _mm256_set1_epi16(1)));
 }
 // Eight-bit codes: |w| times the activation with w's sign, so that pairs stay below 2^15.
 static inline __m256i dot_half_w8(__m256i acc, __m256i codes, __m256i a) {
     const __m256i w = _mm256_xor_si256(codes, _mm256_set1_epi8(char(0x80)));
-    return dot_half_w4(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+    return dot_half_narrow(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
 }
 // acc[lane] += sum of four products of a lane's codes with the four activations at `x`; WIDE: codes of eight bits.
 template <bool WIDE>
@@ -136,7 +148,7 @@ static inline i32 dot(i32 acc, u8 codes, const int8_t* x) {
     memcpy(&word, x, 4);
     const __m256i four = _mm256_set1_epi32(word);
     if (WIDE) return {dot_half_w8(acc.a, codes.a, four), dot_half_w8(acc.b, codes.b, four)};
-    return {dot_half_w4(acc.a, codes.a, four), dot_half_w4(acc.b, codes.b, four)};
+    return {dot_half_narrow(acc.a, codes.a, four), dot_half_narrow(acc.b, codes.b, four)};
 }
 
 typedef i32 bf16x32;

@@ -88,6 +88,14 @@ static inline u8 u_set1(uint8_t x) { return _mm512_set1_epi8(char(x)); }
 static inline u8 u_sub(u8 a, u8 b) { return _mm512_sub_epi8(a, b); }
 static inline u8 u_low(u8 x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 static inline u8 u_high(u8 x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
+// Puts the I-th two bits of `tops` above four-bit codes.
+template <int I>
+static inline u8 u_with_top(u8 low, u8 tops) {
+    u8 at = tops;
+    if constexpr (I < 2) at = _mm512_slli_epi16(tops, 4 - 2 * I);
+    if constexpr (I > 2) at = _mm512_srli_epi16(tops, 2);
+    return _mm512_ternarylogic_epi32(at, _mm512_set1_epi8(0x30), low, 0xea);  // at & 0x30 | low
+}
 static inline u8 u_table(const uint8_t* sixteen) {
     return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)sixteen));
 }

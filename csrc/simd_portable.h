@@ -90,6 +90,9 @@ static inline void i_store_i8(int8_t* p, const i32& a) {
 static inline u8 u_load(const uint8_t* p) { SM3_BYTES(p[i]) }
 static inline u8 u_low(const u8& x) { SM3_BYTES(x.v[i] & 15) }
 static inline u8 u_high(const u8& x) { SM3_BYTES(x.v[i] >> 4) }
+// Puts the I-th two bits of `tops` above four-bit codes.
+template <int I>
+static inline u8 u_with_top(const u8& low, const u8& tops) { SM3_BYTES(low.v[i] | (tops.v[i] >> 2 * I & 3) << 4) }
 static inline u8 u_table(const uint8_t* sixteen) { SM3_BYTES(sixteen[i & 15]) }
 static inline u8 u_lookup(const u8& table, const u8& codes) { SM3_BYTES(table.v[codes.v[i] & 15]) }
 

@@ -16,6 +16,7 @@ enum Sm3Kind : int32_t {
     SM3_BF16 = 0,  // row-major [rows][cols] bf16, used in place
     SM3_W4 = 1,    // panels of 16 rows, 4-bit codes
     SM3_W8 = 2,    // panels of 16 rows, 8-bit codes
+    SM3_W6 = 3,    // panels of 16 rows, 6-bit codes
 };
 
 // One weight matrix, y = W x + bias. Quantized kinds lie in panels of 16 rows (see pack.cpp):
@@ -23,9 +24,9 @@ enum Sm3Kind : int32_t {
 struct Sm3Matrix {
     int32_t kind;
     int32_t group;      // columns that share a scale: 32, 64 or 128
-    int32_t zero;       // code that stands for 0 (W4: 0 or 8; W8: 128)
+    int32_t zero;       // code that stands for 0 (W4: 0 or 8; W6: 32; W8: 128)
     int32_t has_min;    // 1: a minimum is stored beside each scale
-    int32_t has_table;  // 1: codes index `table`
+    int32_t has_table;  // 1: codes index `table` (W4)
     int8_t table[16];
     int64_t rows, cols;
     const void* data;
@@ -99,8 +100,8 @@ SM3_API void sm3_free(void* memory, int64_t size);
 SM3_API int64_t sm3_packed_size(const Sm3Matrix* matrix);
 SM3_API int32_t sm3_pack(const Sm3Matrix* matrix, const uint8_t* codes, const float* scales, const float* mins,
                          void* out);
-// Rounds weights [rows][cols], float or bf16, to a matrix's scheme (zero 8 or 128, a minimum, or a table of ascending
-// points; group up to 128) with the least squared error per group. Returns 1 where a weight is not finite, 2 where
+// Rounds weights [rows][cols], float or bf16, to a matrix's scheme (zero 8, 32 or 128, a minimum, or a table of
+// ascending points; group up to 128) with the least squared error per group. Returns 1 where a weight is not finite, 2 where
 // a scale is beyond f16. The result depends on neither threads nor instruction set.
 SM3_API int32_t sm3_quantize(const Sm3Matrix* matrix, const void* weights, int32_t is_bf16, void* out,
                              int32_t threads, int32_t isa);

@@ -15,7 +15,7 @@ from tiny_models import tiny_model, write_tokenizer
 from smollm3 import AutoModelForCausalLM, AutoTokenizer, SmolLM3ForCausalLM, SmolLM3Tokenizer, pipeline
 from smollm3.checkpoint.gguf_header import read_header
 from smollm3.errors import TemplateError
-from smollm3.native.matrix import KIND_W4, KIND_W8, Layout
+from smollm3.native.matrix import KIND_W4, KIND_W6, KIND_W8, Layout
 from smollm3.native.quantize import packed_size
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,13 +107,12 @@ def test_templates_from_every_place_run_in_the_sandbox(place: str, folder: Path,
         tokenizer.apply_chat_template(CHAT, tokenize=False)
 
 
-@pytest.mark.parametrize(("kind", "bits"), [(KIND_W4, 4), (KIND_W8, 8)])
+@pytest.mark.parametrize(("kind", "bits"), [(KIND_W4, 4), (KIND_W6, 6), (KIND_W8, 8)])
 def test_sizes_of_native_matrices_are_not_cut_to_32_bits(kind: int, bits: int) -> None:
     """Case 16: 2^32 weights and more, in a matrix that no memory is asked for."""
     rows, cols = 2**18, 2**15
     assert (
-        packed_size(Layout(kind, 64, zero=8 if bits == 4 else 128), rows, cols)
-        == rows * cols * (bits * 64 + 16) // 512
+        packed_size(Layout(kind, 64, zero=1 << bits - 1), rows, cols) == rows * cols * (bits * 64 + 16) // 512
     )
 
 

@@ -45,7 +45,7 @@ Quantize = Annotated[
     str | None,
     typer.Option(
         "--quantize",
-        metavar="int4|int8|nf4|bitsandbytes-nf4|gguf",
+        metavar="int4|int6|int8|nf4|bitsandbytes-nf4|gguf",
         help="Pack the weights while loading; bitsandbytes-nf4: through that package; "
         "gguf: keep a GGUF file's blocks at any size.",
     ),

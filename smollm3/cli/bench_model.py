@@ -10,7 +10,7 @@ from torch import nn
 from smollm3.engine.runner import Runner
 from smollm3.model.native_runner import NativeRunner
 from smollm3.model.smollm3 import SmolLM3DecoderLayer, SmolLM3ForCausalLM
-from smollm3.native.library import KIND_W8
+from smollm3.native.library import KIND_BF16
 from smollm3.native.matrix import Layout
 from smollm3.quantization.bitsandbytes_linear import Linear4bit
 from smollm3.quantization.memory import memory_report
@@ -62,8 +62,10 @@ def scheme(model: SmolLM3ForCausalLM) -> str:
     return ", ".join(sorted(set(names), key=lambda name: (-names.count(name), name)))
 
 
-def head_scheme(model: SmolLM3ForCausalLM) -> str:
-    """Return the format of the language head."""
+def head_scheme(model: SmolLM3ForCausalLM, runner: Runner) -> str:
+    """Return the format in which `runner` multiplies the language head."""
+    if isinstance(runner, NativeRunner):
+        return _layout_name(runner.network.head_layout)
     return format_name(model.lm_head)
 
 
@@ -79,7 +81,9 @@ def format_name(module: nn.Module | QuantizedLinear) -> str:
 
 
 def _layout_name(layout: Layout) -> str:
+    if layout.kind == KIND_BF16:
+        return "bfloat16"
     if layout.table is not None:
         return f"nf4 g{layout.group}"
-    name = f"int{8 if layout.kind == KIND_W8 else 4} g{layout.group}"
+    name = f"int{layout.bits} g{layout.group}"
     return f"{name} with minimum" if layout.has_min else name

@@ -111,6 +111,6 @@ def describe_subject(subject: Subject, options: BenchOptions) -> dict[str, Any]:
         "not_native_because": subject.not_native_because,
         "isa": torch.backends.cpu.get_cpu_capability() if on_torch else options.isa or native_status().isa,
         "scheme": scheme(subject.model),
-        "head": head_scheme(subject.model),
+        "head": head_scheme(subject.model, subject.runner),
         "kv_bits": 8 * dtype.itemsize if on_torch else options.kv_bits,
     }

@@ -169,7 +169,7 @@ def info(
 def quantize(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=o.MODEL_HELP.partition(" (default")[0] + ".")],
     to: Annotated[
-        str, typer.Option("--to", metavar="int4|int8|nf4", help="Number format of the layers' matrices.")
+        str, typer.Option("--to", metavar="int4|int6|int8|nf4", help="Number format of the layers' matrices.")
     ],
     output: Annotated[
         Path | None,
@@ -186,7 +186,7 @@ def quantize(
     head: Annotated[
         str,
         typer.Option(
-            "--head", metavar="int4|int8|nf4|none", help="Format of the embedding and the language head."
+            "--head", metavar="int4|int6|int8|nf4|none", help="Format of the embedding and the language head."
         ),
     ] = "int8",
     method: Annotated[

@@ -1,6 +1,6 @@
 """The codes and scales of a packed matrix, taken apart again: the inverse of `matrix.pack`.
 
-In: a matrix in panels of int4, int8 or NF4. Out: numpy arrays by rows. Knows no model and no file.
+In: a matrix in panels of int4, int6, int8 or NF4. Out: numpy arrays by rows. Knows no model and no file.
 """
 
 import numpy as np
@@ -30,11 +30,21 @@ def unpack_codes(
     head = np.ascontiguousarray(data[:, :head_bytes]).view(np.float16)
     head = head.reshape(panels, numbers, PANEL_ROWS).transpose(0, 2, 1).reshape(-1, numbers)[:rows]
     body = data[:, -(-head_bytes // HEAD_ALIGNMENT) * HEAD_ALIGNMENT :]
-    if layout.bits == 4:
-        pairs = body.reshape(panels, -1, 1, PANEL_ROWS, ROW_COLS)
-        quads = np.concatenate([pairs & 15, pairs >> 4], axis=2)  # [panels, cols / 8, 2, 16, 4]
+    quads: NDArray[np.uint8]
+    if layout.bits == 6:
+        parts = body.reshape(panels, -1, 3, 1, PANEL_ROWS, ROW_COLS)
+        low, tops = _nibbles(parts[:, :, :2]), parts[:, :, 2:]
+        spread = np.concatenate([tops << 4, tops << 2, tops, tops >> 2], axis=3)
+        quads = low | spread.reshape(low.shape) & np.uint8(0x30)
+    elif layout.bits == 4:
+        quads = _nibbles(body.reshape(panels, -1, 1, PANEL_ROWS, ROW_COLS))
     else:
         quads = body.reshape(panels, -1, PANEL_ROWS, ROW_COLS)
     codes = np.moveaxis(quads, -2, 1).reshape(-1, cols)[:rows]
     mins = np.ascontiguousarray(head[:, groups:]) if layout.has_min else None
     return codes, np.ascontiguousarray(head[:, :groups]), mins
+
+
+def _nibbles(pairs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Take bytes [..., 1, 16, 4] apart into [..., 2, 16, 4]: the low nibbles, then the high ones."""
+    return np.concatenate([pairs & 15, pairs >> 4], axis=-3)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 LIBRARY_NAMES = ("_smollm3.so", "_smollm3.dylib", "_smollm3.dll")
 ISA_NAMES = ("portable", "avx2", "avx512", "avx512bf16", "amx")
-KIND_BF16, KIND_W4, KIND_W8 = 0, 1, 2
+KIND_BF16, KIND_W4, KIND_W8, KIND_W6 = 0, 1, 2, 3
 
 
 class CMatrix(ctypes.Structure):

@@ -1,4 +1,4 @@
-"""Weight matrices as the native library holds them: packed panels of int4, int8, NF4, or bf16 in place.
+"""Weight matrices as the native library holds them: packed panels of int4, int6, int8, NF4, or bf16 in place.
 
 Float weights or codes with scales come in as numpy arrays; what comes out owns its memory and knows how to
 describe itself in C. Knows no model and no file.
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smollm3.native.library import KIND_BF16, KIND_W4, KIND_W8, CMatrix, load_library
+from smollm3.native.library import KIND_BF16, KIND_W4, KIND_W6, KIND_W8, CMatrix, load_library
 
 Array = NDArray[Any]
 
@@ -30,7 +30,7 @@ class Layout:
     @property
     def bits(self) -> int:
         """Bits of a code, or of a bf16 weight."""
-        return {KIND_W4: 4, KIND_W8: 8, KIND_BF16: 16}[self.kind]
+        return {KIND_W4: 4, KIND_W6: 6, KIND_W8: 8, KIND_BF16: 16}[self.kind]
 
 
 @dataclass(frozen=True)
@@ -127,4 +127,4 @@ def matmul(
     return out
 
 
-__all__ = ["KIND_W4", "KIND_W8", "Layout", "Matrix", "allocate", "from_bf16", "matmul", "pack"]
+__all__ = ["KIND_W4", "KIND_W6", "KIND_W8", "Layout", "Matrix", "allocate", "from_bf16", "matmul", "pack"]

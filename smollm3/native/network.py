@@ -91,6 +91,7 @@ class Network:
         self._keep: list[object] = [architecture, weights]  # what the library points to
         self.vocab_size, self.hidden_size = weights.head.rows, weights.head.cols
         self.bytes_per_token = weights.bytes_per_token
+        self.head_layout = weights.head.layout
         self.num_blocks = num_blocks
         self.block_size = int(self._library.sm3_block_size())
         model = self._describe(architecture, weights)

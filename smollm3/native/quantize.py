@@ -1,4 +1,4 @@
-"""Float weights to packed matrices: the schemes int4, int8 and NF4, and memory for many matrices.
+"""Float weights to packed matrices: the schemes int4, int6, int8 and NF4, and memory for many matrices.
 
 In: weights as numpy arrays, float32 or the bits of bf16. Out: matrices in the native layout, each group with
 the scale that leaves the least squared error. Knows no model and no file.
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smollm3.native.library import ISA_NAMES, KIND_W4, KIND_W8, load_library, native_status
+from smollm3.native.library import ISA_NAMES, KIND_W4, KIND_W6, KIND_W8, load_library, native_status
 from smollm3.native.matrix import Layout, Matrix, allocate, blank
 
 GROUP_SIZES = (32, 64, 128)
@@ -21,9 +21,11 @@ NF4_UNIT = 112.03
 
 
 def layout_of(scheme: str, group_size: int, symmetric: bool = True) -> Layout:
-    """Return how codes of a scheme ("int4", "int8", "nf4") stand for weights."""
+    """Return how codes of a scheme ("int4", "int6", "int8", "nf4") stand for weights."""
     if scheme == "int4":
         return Layout(KIND_W4, group_size, zero=8) if symmetric else Layout(KIND_W4, group_size, has_min=True)
+    if scheme == "int6":
+        return Layout(KIND_W6, group_size, zero=32)
     if scheme == "int8":
         return Layout(KIND_W8, group_size, zero=128)
     if scheme == "nf4":

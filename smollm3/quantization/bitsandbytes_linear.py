@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from smollm3.native.matrix import Layout, Matrix
-from smollm3.native.quantize import GROUP_SIZES, NF4_UNIT, layout_of, packed_size
+from smollm3.native.quantize import GROUP_SIZES, NF4_UNIT, Arena, layout_of, packed_size
 from smollm3.native.repack import pack_nibbles, unpack_nibbles
 from smollm3.quantization.bitsandbytes_library import bitsandbytes, has_fused_cpu_kernel
 
@@ -113,18 +113,18 @@ class Linear4bit(CodedLinear):
         return None
 
     @torch.no_grad()
-    def native_matrix(self) -> Matrix:
-        """Put the codes into the native engine's order and return them; their memory is this layer's."""
+    def native_matrix(self, arena: Arena | None = None) -> Matrix:
+        """Put the codes into the native engine's order, in memory of `arena`, and return them."""
         if self._native is None:
             self._store_order_()
             layout = layout_of("nf4", self._state.blocksize)
             codes = self.weight.view(torch.uint8).reshape(self.out_features, -1).numpy()
             scales = block_scales(self._state).reshape(self.out_features, -1) / NF4_UNIT
             size = packed_size(layout, self.out_features, self.in_features)
-            panels = torch.empty(size, dtype=torch.uint8)
-            pack_nibbles(codes, scales.numpy(), layout, threads=torch.get_num_threads(), out=panels.numpy())
+            panels = (Arena() if arena is None else arena).take(size)
+            pack_nibbles(codes, scales.numpy(), layout, threads=torch.get_num_threads(), out=panels)
             self._native = layout, self.weight.dtype
-            self.weight = nn.Parameter(panels, requires_grad=False)
+            self.weight = nn.Parameter(torch.from_numpy(panels), requires_grad=False)
         return Matrix(self._native[0], self.out_features, self.in_features, self.weight.detach().numpy())
 
     def _fused_order_(self) -> None:

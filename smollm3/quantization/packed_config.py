@@ -11,7 +11,7 @@ from typing import Any, Self
 from smollm3.errors import ConfigError, ParameterError
 
 QUANT_METHOD = "smollm3"
-SCHEMES = ("int4", "int8", "nf4")
+SCHEMES = ("int4", "int6", "int8", "nf4")
 GROUP_SIZES = (32, 64, 128)
 FORMAT = 1  # of the panels in a file
 
@@ -20,9 +20,9 @@ FORMAT = 1  # of the panels in a file
 class PackedConfig:
     """Integer weights with a scale per group of columns, for the native engine on the CPU.
 
-    `scheme` is "int4", "int8" or "nf4" and holds for all linear layers of the decoder; `head` is the scheme
-    of the embedding and the language head, None to leave them as they are. `symmetric=False` stores a minimum
-    beside each scale of int4: closer to the weights, 16 bits more per group. Raises ParameterError.
+    `scheme` is "int4", "int6", "int8" or "nf4" and holds for all linear layers of the decoder; `head` is the
+    scheme of the embedding and the language head, None to leave them as they are. `symmetric=False` stores a
+    minimum beside each scale of int4: closer to the weights, 16 bits more per group. Raises ParameterError.
     """
 
     scheme: str

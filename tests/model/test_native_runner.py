@@ -18,12 +18,13 @@ from smollm3.model.native_runner import PREFILL_CHUNK, NativeRunner, refusal
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.model.torch_runner import RecomputingRunner, TorchRunner
 from smollm3.native.library import native_status
-from smollm3.native.matrix import KIND_W4, KIND_W8, Layout, pack
+from smollm3.native.matrix import KIND_W4, KIND_W6, KIND_W8, Layout, pack
 from smollm3.quantization.packed import PackedLinear
 
 LAYOUTS = {
     "int4": Layout(KIND_W4, 32, zero=8),
     "int4-min": Layout(KIND_W4, 32, has_min=True),
+    "int6": Layout(KIND_W6, 64, zero=32),
     "int8": Layout(KIND_W8, 64, zero=128),
     "nf4": Layout(
         KIND_W4, 64, table=(-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127)
@@ -69,7 +70,7 @@ def quantize(linear: nn.Linear, layout: Layout) -> PackedLinear:
         scale = (groups.max(-1) - mins) / 15
         codes = np.rint((groups - mins[..., None]) / scale[..., None])
     else:
-        top = 127 if layout.kind == KIND_W8 else 7
+        top = layout.zero - 1
         scale = np.abs(groups).max(-1) / top
         codes = np.rint(groups / scale[..., None]) + layout.zero
     return PackedLinear(pack(layout, codes.reshape(w.shape).astype(np.uint8), scale, mins), linear.bias)

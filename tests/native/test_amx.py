@@ -15,7 +15,7 @@ import pytest
 from hatch_build import build_library
 from smollm3.native import library as native_library
 from smollm3.native.library import ISA_NAMES, native_status
-from smollm3.native.matrix import KIND_W4, KIND_W8, Layout, pack
+from smollm3.native.matrix import KIND_W4, KIND_W6, KIND_W8, Layout, pack
 
 ROOT = Path(__file__).resolve().parents[2]
 AMX, AVX512 = ISA_NAMES.index("amx"), ISA_NAMES.index("avx512")
@@ -29,6 +29,9 @@ LAYOUTS = {
     "nf4-g64": Layout(
         KIND_W4, 64, table=(-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127)
     ),
+    "int6-g32": Layout(KIND_W6, 32, zero=32),
+    "int6-g64": Layout(KIND_W6, 64, zero=32),
+    "int6-g128": Layout(KIND_W6, 128, zero=32),
     "int8-g32": Layout(KIND_W8, 32, zero=128),
     "int8-g64": Layout(KIND_W8, 64, zero=128),
     "int8-g128": Layout(KIND_W8, 128, zero=128),
@@ -45,7 +48,7 @@ def products(
     library: ctypes.CDLL, layout: Layout, rows: int, cols: int, tokens: int, isa: int, threads: int = 2
 ) -> np.ndarray:
     rng = np.random.default_rng(rows * cols)
-    codes = rng.integers(0, 256 if layout.kind == KIND_W8 else 16, (rows, cols)).astype(np.uint8)
+    codes = rng.integers(0, 2**layout.bits, (rows, cols)).astype(np.uint8)
     scales = (rng.random((rows, cols // layout.group)) * 0.01).astype(np.float32)
     mins = rng.normal(0, 0.1, scales.shape).astype(np.float32) if layout.has_min else None
     matrix = pack(layout, codes, scales, mins)

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from smollm3.native.codes import unpack_codes
-from smollm3.native.matrix import KIND_W4, KIND_W8, Layout, from_bf16, pack
+from smollm3.native.matrix import KIND_W4, KIND_W6, KIND_W8, Layout, from_bf16, pack
 from smollm3.native.quantize import layout_of, quantize
 
 LAYOUTS = {
     "int4": Layout(KIND_W4, 32, zero=8),
     "int4 with minimum": Layout(KIND_W4, 64, has_min=True),
+    "int6": Layout(KIND_W6, 64, zero=32),
+    "int6 in small groups": Layout(KIND_W6, 32, zero=32),
     "int8": Layout(KIND_W8, 128, zero=128),
     "int8 in small groups": Layout(KIND_W8, 32, zero=128),
 }
@@ -31,7 +33,9 @@ def test_codes_scales_and_minimums_come_back(name: str, rows: int, groups: int) 
         assert np.array_equal(found[2], mins)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("scheme", "symmetric"), [("int4", True), ("int4", False), ("int8", True)])
+@pytest.mark.parametrize(
+    ("scheme", "symmetric"), [("int4", True), ("int4", False), ("int6", True), ("int8", True)]
+)
 def test_they_stand_for_the_weights(scheme: str, symmetric: bool) -> None:
     layout = layout_of(scheme, 64, symmetric)
     matrix = quantize(np.random.default_rng(0).normal(size=(20, 128)).astype(np.float32), layout)

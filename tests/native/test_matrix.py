@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from smollm3.native.library import ISA_NAMES, native_status
-from smollm3.native.matrix import KIND_W4, KIND_W8, Layout, Matrix, from_bf16, matmul, pack
+from smollm3.native.matrix import KIND_W4, KIND_W6, KIND_W8, Layout, Matrix, from_bf16, matmul, pack
 
 ISAS = native_status().isas
 LAYOUTS = {
@@ -14,6 +14,9 @@ LAYOUTS = {
     "int4-g128": Layout(KIND_W4, 128, zero=8),
     "int4-min-g32": Layout(KIND_W4, 32, has_min=True),
     "table-g64": Layout(KIND_W4, 64, table=tuple(range(-127, 113, 15))),
+    "int6-g32": Layout(KIND_W6, 32, zero=32),
+    "int6-g64": Layout(KIND_W6, 64, zero=32),
+    "int6-g128": Layout(KIND_W6, 128, zero=32),
     "int8-g32": Layout(KIND_W8, 32, zero=128),
     "int8-g128": Layout(KIND_W8, 128, zero=128),
 }
@@ -23,7 +26,7 @@ SIZES = [(16, 128), (1, 128), (37, 384), (100, 1536), (48, 576)]
 def make(layout: Layout, rows: int, cols: int) -> tuple[Matrix, NDArray[np.float64]]:
     """A random matrix in `layout` and the weights that it stands for."""
     rng = np.random.default_rng(rows * cols)
-    codes = rng.integers(1, 256 if layout.kind == KIND_W8 else 16, (rows, cols)).astype(np.uint8)
+    codes = rng.integers(1, 2**layout.bits, (rows, cols)).astype(np.uint8)
     scales = (rng.random((rows, cols // layout.group)) * 0.01).astype(np.float16).astype(np.float32)
     mins = rng.normal(0, 0.1, scales.shape).astype(np.float16).astype(np.float32) if layout.has_min else None
     values = np.array(layout.table)[codes] if layout.table else codes.astype(np.int64) - layout.zero

@@ -18,9 +18,10 @@ from smollm3.native.quantize import (
 )
 
 Float = NDArray[np.float32]
+ENDS = {0: (0, 15), 8: (-8, 7), 32: (-32, 31), 128: (-127, 127)}  # least and greatest code, by that of zero
 SCHEMES = {
     f"{scheme}{'' if symmetric else '-min'}-g{size}": layout_of(scheme, size, symmetric)
-    for scheme, symmetric in (("int4", True), ("int4", False), ("int8", True), ("nf4", True))
+    for scheme, symmetric in (("int4", True), ("int4", False), ("int6", True), ("int8", True), ("nf4", True))
     for size in GROUP_SIZES
 }
 NF4 = (  # of the QLoRA paper: quantiles of a normal distribution
@@ -43,7 +44,7 @@ def nearest(x: NDArray[np.float64], layout: Layout) -> NDArray[np.float64]:
     if layout.table:
         table = np.array(layout.table, np.float64)
         return np.asarray(table[np.abs(x[..., None] - table).argmin(-1)])
-    low, high = (-127, 127) if layout.zero == 128 else (-layout.zero, 15 - layout.zero)
+    low, high = ENDS[layout.zero]
     return np.asarray(np.clip(np.rint(x), low, high))
 
 
@@ -51,7 +52,7 @@ def plain(x: Float, layout: Layout) -> NDArray[np.float64]:
     """Rounding by the largest magnitude, or between smallest and largest; scales in f16."""
     g = groups(x, layout)
     low = g.min(-1, keepdims=True).astype(np.float16).astype(float) if layout.has_min else np.zeros(1)
-    top = layout.table[-1] if layout.table else {0: 15, 8: 7, 128: 127}[layout.zero]
+    top = layout.table[-1] if layout.table else ENDS[layout.zero][1]
     span = (
         g.max(-1, keepdims=True) - g.min(-1, keepdims=True)
         if layout.has_min
@@ -70,7 +71,10 @@ def test_no_group_is_worse_than_plain_rounding_and_most_are_better(name: str) ->
     layout, x = SCHEMES[name], weights()
     got, expected = error(quantize(x, layout).unpack(), x, layout), error(plain(x, layout), x, layout)
     assert (got <= expected * (1 + 1e-4)).all()
-    assert got.sum() < expected.sum() * {"i8": 0.96, "i4": 0.85, "n4": 0.92}[name[0] + name.split("-")[0][-1]]
+    assert (
+        got.sum()
+        < expected.sum() * {"i8": 0.96, "i6": 0.96, "i4": 0.85, "n4": 0.92}[name[0] + name.split("-")[0][-1]]
+    )
 
 
 @pytest.mark.parametrize("name", [name for name, layout in SCHEMES.items() if not layout.has_min])
@@ -90,9 +94,7 @@ def test_weights_that_the_scheme_can_say_come_back_exactly(name: str) -> None:
     layout = SCHEMES[name]
     rng = np.random.default_rng(1)
     shape = (20, 256 // layout.group, layout.group)
-    points = np.array(
-        layout.table or np.arange({0: 0, 8: -8, 128: -127}[layout.zero], {0: 16, 8: 8, 128: 128}[layout.zero])
-    )
+    points = np.array(layout.table or np.arange(ENDS[layout.zero][0], ENDS[layout.zero][1] + 1))
     units = rng.choice(points, shape)
     units[..., 0], units[..., 1] = points[0], points[-1]  # the whole range is used
     scale = rng.integers(1, 2**10, (*shape[:2], 1)) * 2.0**-14
@@ -110,7 +112,7 @@ def test_one_result_for_every_instruction_set_and_number_of_threads(name: str) -
         assert np.array_equal(quantize(x, layout, isa=isa, threads=3).data, expected)
 
 
-@pytest.mark.parametrize("name", ["int4-g64", "int4-min-g32", "int8-g128", "nf4-g64"])
+@pytest.mark.parametrize("name", ["int4-g64", "int4-min-g32", "int6-g64", "int8-g128", "nf4-g64"])
 def test_bf16_weights_are_the_floats_that_they_are(name: str) -> None:
     bits = (weights().view(np.uint32) >> 16).astype(np.uint16)
     floats = (bits.astype(np.uint32) << 16).view(np.float32)
@@ -127,7 +129,7 @@ def test_zeros_and_constants_are_exact(name: str) -> None:
     assert np.allclose(quantize(x, layout).unpack(), x, rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("name", ["int4-g32", "int4-min-g64", "int8-g64", "nf4-g128"])
+@pytest.mark.parametrize("name", ["int4-g32", "int4-min-g64", "int6-g32", "int8-g64", "nf4-g128"])
 def test_weights_of_any_size_keep_their_relative_error(name: str) -> None:
     layout, x = SCHEMES[name], weights()
     usual = error(quantize(x, layout).unpack(), x, layout).sum() / (x**2).sum()
@@ -139,7 +141,7 @@ def test_weights_of_any_size_keep_their_relative_error(name: str) -> None:
 
 def test_what_cannot_be_quantised_is_refused() -> None:
     for bad, words in ((np.nan, "NaN"), (np.inf, "NaN or infinite"), (1e8, "too large")):
-        for name in ("int4-g64", "int4-min-g32", "int8-g32", "nf4-g64"):
+        for name in ("int4-g64", "int4-min-g32", "int6-g64", "int8-g32", "nf4-g64"):
             x = weights()
             x[17, 200] = bad
             with pytest.raises(ValueError, match=words):

@@ -1,0 +1,55 @@
+"""The language head as the native engine multiplies it: its own matrix, or beside NF4 layers a copy in int8.
+
+In: a model that the native engine runs. Out: a matrix. bitsandbytes leaves the head in bfloat16, a quarter of
+what a token reads; eight bits halve that (docs/decisions/042-nf4-head.md). The model itself stays as it is.
+"""
+
+import weakref
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from smollm3.model.smollm3 import SmolLM3ForCausalLM
+from smollm3.native.matrix import Matrix, from_bf16
+from smollm3.native.quantize import layout_of, quantize
+from smollm3.quantization.bitsandbytes_linear import Linear4bit
+
+
+@dataclass(frozen=True)
+class _Copy:
+    address: int  # of the weight that was rounded, and its count of changes
+    version: int
+    matrix: Matrix
+
+
+_copies: weakref.WeakKeyDictionary[nn.Module, _Copy] = weakref.WeakKeyDictionary()
+
+
+def rounds_head(model: SmolLM3ForCausalLM) -> bool:
+    """Whether the head of `model` runs as a copy in int8: bfloat16 beside NF4 layers of bitsandbytes."""
+    is_nf4 = any(isinstance(module, Linear4bit) for module in model.model.layers.modules())
+    return is_nf4 and type(model.lm_head) is nn.Linear
+
+
+def rounded_head(model: SmolLM3ForCausalLM) -> Matrix:
+    """Return the head of `model` in int8; made once, and again when torch has changed the weight.
+
+    A head that holds NaN or infinities has no scale: it stays in bfloat16, where they show.
+    """
+    weight = model.lm_head.weight
+    assert isinstance(weight, Tensor)
+    address, version = weight.data_ptr(), weight._version
+    copy = _copies.get(model.lm_head)
+    if copy is None or (copy.address, copy.version) != (address, version):
+        copy = _copies[model.lm_head] = _Copy(address, version, _round(weight))
+    return copy.matrix
+
+
+def _round(weight: Tensor) -> Matrix:
+    bits = weight.detach().contiguous().view(torch.uint16).numpy()
+    try:
+        # NF4's blocks have at least 64 columns and divide these.
+        return quantize(bits, layout_of("int8", 64), threads=torch.get_num_threads())
+    except ValueError:
+        return from_bf16(bits)
