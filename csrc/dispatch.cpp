@@ -180,22 +180,21 @@ SM3_API int32_t sm3_best_isa(void) {
 }
 
 #if defined(__linux__)
-constexpr int64_t HUGE = 2 << 20;
 SM3_API void* sm3_alloc(int64_t size) {
     if (size <= 0) return nullptr;
     // Over-allocates to align on a huge page, then gives the ends back.
-    const int64_t whole = round_up(size, HUGE) + HUGE;
+    const int64_t whole = round_up(size, HUGE_PAGE) + HUGE_PAGE;
     char* raw = static_cast<char*>(mmap(nullptr, size_t(whole), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (raw == MAP_FAILED) return nullptr;
-    char* start = reinterpret_cast<char*>(round_up(int64_t(raw), HUGE));
-    char* end = start + round_up(size, HUGE);
+    char* start = reinterpret_cast<char*>(round_up(int64_t(raw), HUGE_PAGE));
+    char* end = start + round_up(size, HUGE_PAGE);
     if (start > raw) munmap(raw, size_t(start - raw));
     if (raw + whole > end) munmap(end, size_t(raw + whole - end));
     madvise(start, size_t(end - start), MADV_HUGEPAGE);
     return start;
 }
 SM3_API void sm3_free(void* memory, int64_t size) {
-    if (memory) munmap(memory, size_t(round_up(size, HUGE)));
+    if (memory) munmap(memory, size_t(round_up(size, HUGE_PAGE)));
 }
 #else
 SM3_API void* sm3_alloc(int64_t size) { return size > 0 ? calloc(1, size_t(size)) : nullptr; }

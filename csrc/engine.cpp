@@ -80,7 +80,7 @@ void Sm3Engine::logits(const Sm3Batch& batch) {
     const float* h = hidden.get(0);
     float* x = rows.get(count * size);
     input.resize(count, size, group);
-    pool.run(count, [&](int64_t i) {
+    each_token(pool, count, [&](int64_t i) {
         kernels->rms_norm(h + batch.logit_rows[i] * size, model.final_norm, size, model.norm_eps, x + i * size);
         prepare(input, i, x + i * size, 0, size);
     });

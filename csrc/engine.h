@@ -69,6 +69,7 @@ struct Sm3Engine {
     void multiply(const Prepared& x, std::initializer_list<Use> uses);
     void embed(const Sm3Batch& batch, int64_t tokens);
     void angles(const Sm3Batch& batch, int64_t tokens);
+    int64_t splits_of(int64_t begin, int64_t end) const;
     void attention(const Sm3Batch& batch, int32_t layer, int64_t begin, int64_t end);
     void attend(const Sm3Batch& batch, int32_t layer, int64_t first, int64_t last, float* queries);
     void feed_forward(const Sm3Layer& layer, int64_t begin, int64_t end);
@@ -91,5 +92,13 @@ void share_out(ThreadPool& pool, int64_t count, int64_t shortest, const Take& ta
     Shares shares(count, pool.size(), shortest);
     pool.run(pool.size(), [&](int64_t own) {
         for (int64_t begin, end; shares.next(own, &begin, &end);) take(begin, end, own);
+    });
+}
+
+// Calls work(token) for each of `count` tokens. Neighbours, whose codes and keys share cache lines, stay with one thread.
+template <typename Work>
+void each_token(ThreadPool& pool, int64_t count, const Work& work) {
+    share_out(pool, count, 1, [&](int64_t begin, int64_t end, int64_t) {
+        for (; begin < end; begin++) work(begin);
     });
 }

@@ -2,6 +2,7 @@
 // Every kernel treats a row (one token) alike whatever rows stand beside it: the same sums in the same
 // order, so that a row's result never depends on the batch, the chunking or the number of threads.
 #pragma once
+#include "memory.h"
 #include "smollm3.h"
 
 constexpr int PANEL = 16;        // rows of a weight panel, lanes of a vector
@@ -72,7 +73,6 @@ extern const Kernels kernels_amx;
 
 const Kernels* find_kernels(int32_t isa);  // dispatch.cpp; null where this machine or this build lacks it
 
-inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 // Bits of a code, and bytes of the codes of some columns of a panel.
 inline int64_t code_bits(int32_t kind) { return kind == SM3_W4 ? 4 : kind == SM3_W6 ? 6 : 8; }
 inline int64_t code_bytes(int32_t kind, int64_t cols) { return cols * PANEL * code_bits(kind) / 8; }

@@ -31,7 +31,7 @@ void Sm3Engine::prepare_normed(const float* h, int64_t tokens, const float* norm
     const int64_t size = model.hidden;
     float* x = rows.get(tokens * size);
     input.resize(tokens, size, group);
-    pool.run(tokens, [&](int64_t t) {
+    each_token(pool, tokens, [&](int64_t t) {
         kernels->rms_norm(h + t * size, norm, size, model.norm_eps, x + t * size);
         prepare(input, t, x + t * size, 0, size);
     });
@@ -50,6 +50,11 @@ void Sm3Engine::multiply(const Prepared& x, std::initializer_list<Use> uses) {
     });
 }
 
+// How many splits the longest context among the tokens [begin, end) has.
+int64_t Sm3Engine::splits_of(int64_t begin, int64_t end) const {
+    return *std::max_element(position_of.begin() + begin, position_of.begin() + end) / SPLIT + 1;
+}
+
 // Attention of the tokens [begin, end), whose keys and values join the cache.
 void Sm3Engine::attention(const Sm3Batch& batch, int32_t index, int64_t begin, int64_t end) {
     const Sm3Layer& layer = layers[size_t(index)];
@@ -61,7 +66,7 @@ void Sm3Engine::attention(const Sm3Batch& batch, int32_t index, int64_t begin, i
     multiply(input, {{&layer.q, queries, q_size, false}, {&layer.k, keys, kv_size, false}, {&layer.v, values, kv_size, false}});
     const KvLayer store = kv(index);
     const float scale = 1.0f / sqrtf(float(dim));
-    pool.run(tokens, [&](int64_t t) {
+    each_token(pool, tokens, [&](int64_t t) {
         const float *c = cos.get(0) + (begin + t) * (dim / 2), *s = sin.get(0) + (begin + t) * (dim / 2);
         const int32_t position = position_of[size_t(begin + t)];
         const int32_t* table = batch.blocks + int64_t(sequence_of[size_t(begin + t)]) * batch.max_blocks;
@@ -77,14 +82,12 @@ void Sm3Engine::attention(const Sm3Batch& batch, int32_t index, int64_t begin, i
                                values + t * kv_size + head * dim);
         }
     });
-    int32_t longest = 0;
-    for (int64_t t = begin; t < end; t++) longest = std::max(longest, position_of[size_t(t)] + 1);
-    const int64_t per_token = int64_t(model.heads) * ((longest + SPLIT - 1) / SPLIT) * (dim + 2);
+    const int64_t per_token = int64_t(model.heads) * splits_of(begin, end) * (dim + 2);
     const int64_t chunk = std::max<int64_t>(1, PARTIAL_BUDGET / per_token);
     for (int64_t t = begin; t < end; t += chunk)
         attend(batch, index, t, std::min(end, t + chunk), queries + (t - begin) * q_size);
     input.resize(tokens, q_size, group);
-    pool.run(tokens, [&](int64_t t) { prepare(input, t, queries + t * q_size, 0, q_size); });
+    each_token(pool, tokens, [&](int64_t t) { prepare(input, t, queries + t * q_size, 0, q_size); });
     multiply(input, {{&layer.o, h, model.hidden, true}});
 }
 
@@ -93,9 +96,7 @@ void Sm3Engine::attend(const Sm3Batch& batch, int32_t index, int64_t first, int6
     const Sm3Layer& layer = layers[size_t(index)];
     const KvLayer store = kv(index);
     const int32_t dim = model.head_dim, per_kv = model.heads / model.kv_heads;
-    int32_t longest = 0;
-    for (int64_t t = first; t < last; t++) longest = std::max(longest, position_of[size_t(t)] + 1);
-    const int64_t splits = (longest + SPLIT - 1) / SPLIT, stride = dim + 2, count = last - first;
+    const int64_t splits = splits_of(first, last), stride = dim + 2, count = last - first;
     float* parts = partials.get(count * model.heads * splits * stride);
     // A token's heads lie [split][head], as attend() writes them.
     auto part = [&](int64_t t, int64_t split, int64_t head) {

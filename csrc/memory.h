@@ -1,4 +1,4 @@
-// Zeroed memory in huge pages where the system gives them.
+// Memory in huge pages where the system gives them.
 #pragma once
 #include <stdint.h>
 
@@ -6,7 +6,12 @@
 
 #include "smollm3.h"
 
-struct HugeMemory {
+constexpr int64_t HUGE_PAGE = 2 << 20;  // bytes
+
+inline int64_t round_down(int64_t x, int64_t to) { return x / to * to; }
+inline int64_t round_up(int64_t x, int64_t to) { return round_down(x + to - 1, to); }
+
+struct HugeMemory {  // zeroed
     uint8_t* data = nullptr;
     int64_t size = 0;
     HugeMemory() = default;

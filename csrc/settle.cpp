@@ -13,10 +13,8 @@
 
 namespace {
 
-constexpr uintptr_t HUGE_PAGE = 2 << 20;
-
-uintptr_t down(uintptr_t at) { return at / HUGE_PAGE * HUGE_PAGE; }
-uintptr_t up(uintptr_t at) { return down(at + HUGE_PAGE - 1); }
+uintptr_t down(uintptr_t at) { return uintptr_t(round_down(int64_t(at), HUGE_PAGE)); }
+uintptr_t up(uintptr_t at) { return uintptr_t(round_up(int64_t(at), HUGE_PAGE)); }
 
 bool system_has_huge_pages() {
     FILE* file = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
@@ -79,7 +77,7 @@ int64_t Settling::move(int64_t budget) {
     if (!begun_) begin();
     while (budget > 0 && !waiting_.empty()) {
         Range& range = waiting_.back();
-        const int64_t bytes = std::min(int64_t(up(uintptr_t(budget))), int64_t(range.end - range.begin));
+        const int64_t bytes = std::min(round_up(budget, HUGE_PAGE), int64_t(range.end - range.begin));
         replace(range.begin, bytes, range.protection);
         range.begin += uintptr_t(bytes), left_ -= bytes, budget -= bytes;
         if (range.begin == range.end) waiting_.pop_back();

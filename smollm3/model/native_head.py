@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
+from smollm3.native.library import load_library
 from smollm3.native.matrix import Matrix, from_bf16
 from smollm3.native.quantize import layout_of, quantize
 from smollm3.quantization.bitsandbytes_linear import Linear4bit
@@ -18,8 +19,7 @@ from smollm3.quantization.bitsandbytes_linear import Linear4bit
 
 @dataclass(frozen=True)
 class _Copy:
-    address: int  # of the weight that was rounded, and its count of changes
-    version: int
+    state: tuple[int, int, int]  # of the weight that was rounded
     matrix: Matrix
 
 
@@ -33,17 +33,22 @@ def rounds_head(model: SmolLM3ForCausalLM) -> bool:
 
 
 def rounded_head(model: SmolLM3ForCausalLM) -> Matrix:
-    """Return the head of `model` in int8; made once, and again when torch has changed the weight.
+    """Return the head of `model` in int8; made once, and again when the weight has changed.
 
     A head that holds NaN or infinities has no scale: it stays in bfloat16, where they show.
     """
     weight = model.lm_head.weight
     assert isinstance(weight, Tensor)
-    address, version = weight.data_ptr(), weight._version
-    copy = _copies.get(model.lm_head)
-    if copy is None or (copy.address, copy.version) != (address, version):
-        copy = _copies[model.lm_head] = _Copy(address, version, _round(weight))
+    copy, state = _copies.get(model.lm_head), _state(weight)
+    if copy is None or copy.state != state:
+        copy = _copies[model.lm_head] = _Copy(state, _round(weight))
     return copy.matrix
+
+
+def _state(weight: Tensor) -> tuple[int, int, int]:
+    """Where a weight lies, how often torch changed it, and a sum of its bytes for changes through `.data`."""
+    words = load_library().sm3_read(weight.data_ptr(), weight.nbytes, torch.get_num_threads())
+    return weight.data_ptr(), weight._version, int(words)
 
 
 def _round(weight: Tensor) -> Matrix:

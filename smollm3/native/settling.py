@@ -5,6 +5,7 @@ thread works while the engine is idle, and from a while on also between two step
 files can be dropped and read again, these cannot: where they would be scarce, weights stay in the file.
 """
 
+import contextlib
 import threading
 import time
 import weakref
@@ -34,9 +35,12 @@ class Settler:
         self._thread.join()
 
     def _run(self) -> None:
+        with contextlib.suppress(MemoryError):  # none left after all: the rest stays in the file
+            if self._has_room():
+                self._move()
+
+    def _move(self) -> None:
         begin = time.monotonic()
-        if not self._has_room():
-            return
         while (network := self._network()) is not None:
             idle = network.idle_seconds > QUIET_SECONDS
             patient = time.monotonic() - begin < PATIENCE_SECONDS

@@ -1,6 +1,7 @@
 """Weights that move from a mapped file into huge pages: same bits, no memory twice, all else untouched."""
 
 import gc
+import subprocess
 import sys
 import threading
 import weakref
@@ -95,6 +96,28 @@ def test_where_memory_is_scarce_weights_stay_in_the_file(packed: Path) -> None:
     left = runner.network.settle(0)
     Settler(runner.network, share=0.0).wait()
     assert runner.network.settle(0) == left
+
+
+@pytest.mark.skipif(not ON_LINUX, reason="nothing moves")
+def test_where_memory_runs_out_the_rest_stays_in_the_file(packed: Path) -> None:
+    program = f"""
+import resource, torch
+from smollm3 import SmolLM3ForCausalLM
+from smollm3.engine.runner import Row
+from smollm3.model.native_runner import NativeRunner
+from smollm3.native.settling import Settler
+
+runner = NativeRunner(SmolLM3ForCausalLM.from_pretrained({str(packed)!r}), max_cache_tokens=256)
+row = Row(runner.open(8), [5, 9, 11, 40], 0)
+before, left = runner.forward([row]), runner.network.settle(0)
+used = 4096 * int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (used + (12 << 20), resource.RLIM_INFINITY))
+Settler(runner.network).wait()
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(runner.network.settle(0) == left > 8 << 20, torch.equal(runner.forward([row]), before))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("True True\n", "")
 
 
 def test_weights_in_memory_stay_where_they_are(plain: Path) -> None:
