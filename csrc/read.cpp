@@ -4,7 +4,7 @@
 #include "threads.h"
 
 constexpr int64_t STRETCH = 4 << 20;  // bytes of one task
-constexpr int64_t LINE = 8, AHEAD = 2048 / 8;  // in words: a cache line, and how far ahead it is asked for
+constexpr int64_t LINE = 8, AHEAD = 448 / 8;  // in words: a cache line, and how far ahead it is asked for
 
 static uint64_t read_words(const uint64_t* words, int64_t count) {
     uint64_t sums[4 * LINE] = {};
