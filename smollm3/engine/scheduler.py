@@ -76,11 +76,24 @@ class Scheduler:
             budget = max(1, budget // 8, most)
         if not stepped_back:
             self._admit(turns)
+        if not turns:
+            budget = self._before_a_first_id(budget)
         while True:
             rows = self._prompt_turns(turns, budget)
             if rows or turns or len(self.running) < 2:
                 return turns + rows
             self._step_back()  # only prompts are left, and not one of them has room to go on
+
+    def _before_a_first_id(self, budget: int) -> int:
+        """Return how many ids a step of prompts alone has: few where a short one has its first id sooner so.
+
+        Its fair share of a quick step must be all of it, and the others must need more than this step anyway.
+        """
+        pending = [sample.num_pending for sample in self.running if not sample.is_pooled]
+        quick = self._pace.num_ids(budget)
+        if len(pending) > 1 and sum(pending) > budget and min(pending) * len(pending) <= quick:
+            return quick
+        return budget
 
     def _decode(self) -> tuple[list[Turn], bool]:
         """Return a turn for each sample that decodes, and whether another had to make room for them."""

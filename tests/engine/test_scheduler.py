@@ -156,6 +156,30 @@ def test_a_prompt_takes_steps_of_half_a_second_beside_an_answer(
     assert max(ids for answer, *prompts in runner.calls[1:] for ids in prompts) == most
 
 
+@pytest.mark.parametrize(
+    ("lengths", "num_ids", "answered"),
+    [
+        ([20], 125, True),
+        ([30, 40], 125, True),
+        ([50, 60], 512, True),  # a quick step would not hold them
+        ([300], 512, False),
+        ([100] * 9, 512, False),
+    ],
+)
+def test_a_short_prompt_beside_a_long_one_has_its_first_token_after_a_quick_step(
+    lengths: list[int], num_ids: int, answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = FakeRunner(context_size=5000)
+    monkeypatch.setattr(time, "perf_counter", lambda: sum(map(sum, runner.calls)) * 0.004)
+    engine = Engine(runner)
+    engine.add(Request(prompt(4000), GREEDY))
+    engine.step()
+    short = {engine.add(Request(prompt(length, seed + 1), GREEDY)) for seed, length in enumerate(lengths)}
+    outputs = engine.step()
+    assert sum(runner.calls[-1]) == num_ids  # 4 ms an id: half a second, or the whole step
+    assert {output.request_idx for output in outputs} == (short if answered else set())
+
+
 def test_equal_prompts_that_arrive_together_are_computed_once() -> None:
     runner = PagedRunner(64)
     engine = Engine(runner, max_step_tokens=32)
