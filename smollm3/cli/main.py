@@ -203,7 +203,7 @@ def quantize(
     revision: o.Revision = None,
     local_files_only: o.Offline = False,
 ) -> None:
-    """Write a model's weights in 4 or 8 bits, in a folder that loads by memory map; runs on the CPU."""
+    """Write a model's weights in 4, 6 or 8 bits, in a folder that loads by memory map; runs on the CPU."""
     from smollm3.cli.quantize import run_quantize
     from smollm3.quantization.packed_config import PackedConfig
 
