@@ -108,7 +108,7 @@ def test_a_gguf_file_brings_its_tokenizer(small_model: Path, tmp_path: Path) -> 
 
 
 REFUSED = {
-    "scheme": (["--to", "int3"], "scheme='int3': give one of int4, int8, nf4"),
+    "scheme": (["--to", "int3"], "scheme='int3': give one of int4, int6, int8, nf4"),
     "group": (["--to", "int4", "--group-size", "128"], "does not divide the 192 columns"),
     "group size": (["--to", "int4", "--group-size", "7"], "group_size=7: give one of 32, 64, 128"),
     "minimum": (["--to", "nf4", "--with-minimum"], "symmetric=False"),

@@ -38,12 +38,12 @@ def test_configs_of_other_schemes_are_left_alone() -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"scheme": "int3"}, "scheme='int3': give one of int4, int8, nf4"),
+    ({"scheme": "int3"}, "scheme='int3': give one of int4, int6, int8, nf4"),
     ({"scheme": "int4", "group_size": 48}, "group_size=48: give one of 32, 64, 128"),
     ({"scheme": "int4", "group_size": True}, "group_size=True"),
     ({"scheme": "int4", "group_size": 64.0}, "group_size=64.0"),
     ({"scheme": "int4", "symmetric": 1}, "symmetric=1: give one of True, False"),
-    ({"scheme": "int4", "head": "bf16"}, "head='bf16': give one of int4, int8, nf4, None"),
+    ({"scheme": "int4", "head": "bf16"}, "head='bf16': give one of int4, int6, int8, nf4, None"),
     ({"scheme": "nf4", "symmetric": False}, "nothing to nf4: leave it out"),
     ({"scheme": ["int4"]}, "scheme=['int4']"),
 ]
@@ -76,7 +76,7 @@ def test_damaged_dicts_are_refused(change: dict[str, Any], words: str) -> None:
 
 
 def test_a_dict_without_scheme_is_refused() -> None:
-    with pytest.raises(ConfigError, match="lacks scheme: give one of int4, int8, nf4"):
+    with pytest.raises(ConfigError, match="lacks scheme: give one of int4, int6, int8, nf4"):
         as_packed_config({"quant_method": "smollm3"})
 
 

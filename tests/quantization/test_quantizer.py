@@ -44,7 +44,7 @@ def test_configs_lead_to_their_quantiser() -> None:
         (BitsAndBytesConfig(), ParameterError, "load_in_4bit=True or load_in_8bit=True"),
         ({"quant_method": "gptq", "bits": 4}, ConfigError, "'gptq'"),
         ({"load_in_4bits": True}, ParameterError, "did you mean load_in_4bit"),
-        ("nf5", ParameterError, "give one of int4, int8, nf4"),
+        ("nf5", ParameterError, "give one of int4, int6, int8, nf4"),
         (4, ParameterError, "is a int: give a BitsAndBytesConfig"),
         (
             BitsAndBytesConfig(load_in_8bit=True, llm_int8_enable_fp32_cpu_offload=True),
