@@ -72,9 +72,9 @@ static bool amx_granted() {
 #endif
 }
 
-// A small product of int4 weights through `kernels`: 17 rows, 19 tokens, every group of 64.
+// A small product of int4 weights through `kernels`: 49 rows, 35 tokens in tiles of 11 and 12, every group of 64.
 static std::vector<float> small_int4_product(const Kernels& kernels) {
-    constexpr int64_t ROWS = 17, COLS = 192, TOKENS = 19, GROUP = 64, GROUPS = COLS / GROUP;
+    constexpr int64_t ROWS = 49, COLS = 192, TOKENS = 35, GROUP = 64, GROUPS = COLS / GROUP;
     Sm3Matrix w{};
     w.kind = SM3_W4, w.group = GROUP, w.zero = 8, w.rows = ROWS, w.cols = COLS;
     std::vector<uint8_t> codes(ROWS * COLS), panels(size_t(sm3_packed_size(&w)));
@@ -82,7 +82,7 @@ static std::vector<float> small_int4_product(const Kernels& kernels) {
     for (size_t i = 0; i < codes.size(); i++) codes[i] = uint8_t(i * 2654435761u >> 28);
     sm3_pack(&w, codes.data(), scales.data(), nullptr, panels.data());
     w.data = panels.data();
-    std::vector<int8_t> x(TOKENS * COLS);
+    std::vector<int8_t> x(TOKENS * COLS + GROUP);
     std::vector<float> steps(TOKENS * GROUPS + PANEL);
     std::vector<int32_t> sums(steps.size());
     const int64_t tiles = tile_count(TOKENS, kernels.max_tile);
@@ -90,7 +90,7 @@ static std::vector<float> small_int4_product(const Kernels& kernels) {
         for (size_t i = 0; i < row.size(); i++) row[i] = float(int(uint32_t(i + size_t(t) * 977) * 2654435761u >> 24) - 128);
         const int64_t tile = tile_of(TOKENS, tiles, t), first = tile_begin(TOKENS, tiles, tile);
         kernels.quantize(row.data(), COLS, GROUP, tile_begin(TOKENS, tiles, tile + 1) - first, t - first,
-                         x.data() + first * COLS, steps.data() + first * GROUPS, sums.data() + first * GROUPS);
+                         TOKENS >= kernels.tiled_from, x.data() + first * COLS, steps.data() + first * GROUPS, sums.data() + first * GROUPS);
     }
     kernels.matmul(w, {x.data(), steps.data(), sums.data(), nullptr, TOKENS, COLS, GROUP}, 0, panel_count(w), out.data(), ROWS, false);
     return out;

@@ -32,7 +32,7 @@ struct Prepared {
     Activations view{};
     void resize(int64_t rows, int64_t cols, int32_t group) {
         const int64_t groups = rows * (cols / group) + PANEL;
-        view = {codes.get(rows * cols), scales.get(groups), sums.get(groups), bf16.get(rows * cols + 2), rows, cols, group};
+        view = {codes.get(rows * cols + group), scales.get(groups), sums.get(groups), bf16.get(rows * cols + 2), rows, cols, group};
     }
 };
 

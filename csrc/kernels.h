@@ -10,7 +10,8 @@ constexpr int KV_BLOCK = 64;     // positions of a KV block
 constexpr int SPLIT = 512;       // positions of one attention partial: fixed, so that sums never move
 
 // Quantized activations of `rows` tokens; group is 32 or 64 columns. The rows are cut into tiles of T tokens (see
-// tile_count), and a tile's codes lie as its products want them, [cols / 4][T][4], at tile_begin * cols.
+// tile_count), and a tile's codes lie as its products want them, [cols / 4][T][4] or [groups][T][group] (tiled_from), at
+// tile_begin * cols, with room for a group behind the last.
 struct Activations {
     const int8_t* codes;
     const float* scales;    // [groups][T], tile by tile
@@ -46,12 +47,13 @@ inline int64_t tile_begin(int64_t rows, int64_t tiles, int64_t i) { return rows 
 inline int64_t tile_of(int64_t rows, int64_t tiles, int64_t row) { return ((row + 1) * tiles - 1) / rows; }
 
 struct Kernels {
-    int64_t max_tile;  // tokens that share one unpacked panel
+    int64_t max_tile;    // tokens that share one unpacked panel
+    int64_t tiled_from;  // tokens of a step from which their codes lie as AMX takes them, [groups][T][group]
     // out[m * out_stride + n] (+)= sum_k W[n][k] x[m][k] + bias[n], for the panels [begin, end).
     void (*matmul)(const Sm3Matrix& w, const Activations& x, int64_t begin, int64_t end, float* out,
                    int64_t out_stride, bool accumulate);
     // x [cols] -> codes, scales, sums of its groups, as token m of a tile that begins there.
-    void (*quantize)(const float* x, int64_t cols, int32_t group, int64_t tile, int64_t m, int8_t* codes,
+    void (*quantize)(const float* x, int64_t cols, int32_t group, int64_t tile, int64_t m, bool tiled, int8_t* codes,
                      float* scales, int32_t* sums);
     // x [count] -> bf16, as columns `from` on of token m of a tile that begins there: [T][cols], on AMX [cols / 2][T][2].
     void (*to_bf16)(const float* x, int64_t from, int64_t count, int64_t cols, int64_t tile, int64_t m, uint16_t* out);

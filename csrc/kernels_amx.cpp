@@ -3,5 +3,5 @@
 #define SM3_KERNELS kernels_amx
 #define SM3_AMX_UNIT
 constexpr int MAX_TILE = 16;  // tokens that share one unpacked panel
-constexpr int AMX_LEAST = 8;  // tokens from which a tile of them goes through AMX tiles
+constexpr int64_t TILED_FROM = 32;  // tokens of a step from which quantized weights meet them in AMX tiles
 #include "kernels.inc"

@@ -16,8 +16,8 @@ void prepare_columns(const Kernels& kernels, const Activations& a, int64_t row, 
     const int64_t first = tile_begin(a.rows, tiles, tile), size = tile_begin(a.rows, tiles, tile + 1) - first;
     if (codes) {
         const int64_t at = first * (a.cols / a.group) + from / a.group * size;
-        kernels.quantize(x, count, a.group, size, row - first, (int8_t*)a.codes + first * a.cols + from * size,
-                         (float*)a.scales + at, (int32_t*)a.sums + at);
+        kernels.quantize(x, count, a.group, size, row - first, a.rows >= kernels.tiled_from,
+                         (int8_t*)a.codes + first * a.cols + from * size, (float*)a.scales + at, (int32_t*)a.sums + at);
     }
     if (bf16) kernels.to_bf16(x, from, count, a.cols, size, row - first, (uint16_t*)a.bf16 + first * a.cols);
 }

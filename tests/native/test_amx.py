@@ -66,12 +66,12 @@ pytestmark = pytest.mark.xdist_group("amx")
 
 
 @pytest.mark.skipif(not HAS_AVX512, reason="the unit's lanes need AVX-512")
-@pytest.mark.parametrize("tokens", [1, 7, 8, 16, 33, 100])
+@pytest.mark.parametrize("tokens", [1, 16, 31, 32, 35, 100])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_tiles_give_the_bits_of_avx512(emulated: ctypes.CDLL, name: str, tokens: int) -> None:
     layout = LAYOUTS[name]
     for rows, cols in SIZES:
-        if cols % layout.group == 0 and (cols < 4000 or tokens in (8, 33)):
+        if cols % layout.group == 0 and (cols < 4000 or tokens in (32, 35)):
             got = products(emulated, layout, rows, cols, tokens, AMX)
             np.testing.assert_array_equal(got, products(emulated, layout, rows, cols, tokens, AVX512))
 
