@@ -241,8 +241,7 @@ def _runner(model: "SmolLM3ForCausalLM", config: GenerationConfig, requests: lis
     if not static:
         return TorchRunner(model, num_slots=num_slots)
     room = max(len(request.prompt_ids) + request.params.max_new_tokens for request in requests)
-    on_cuda = model.model.embed_tokens.weight.is_cuda
-    return TorchRunner(model, num_slots=num_slots, room=room, fixed_shapes=on_cuda)
+    return TorchRunner(model, num_slots=num_slots, room=room)
 
 
 def _checked(runner: Runner, config: GenerationConfig) -> Runner:

@@ -86,15 +86,12 @@ class SlotCache:
             own_values[held.row, :, :length] = v
         held.length = length
 
-    def view(
-        self, slots: Sequence[int], num_new: int, lengths: Sequence[int], *, fixed: bool = False
-    ) -> "SlotView":
+    def view(self, slots: Sequence[int], num_new: int, lengths: Sequence[int]) -> "SlotView":
         """Return a cache for one pass over rows that are padded on the right to `num_new` new ids.
 
         Args:
             slots: in the order of the pass.
             lengths: how many of the new ids are real, per row.
-            fixed: show all the room there is (T = 1), so that shapes stay the same from step to step.
         """
         self._compact()
         places = [self.slots[slot] for slot in slots]
@@ -102,7 +99,7 @@ class SlotCache:
         self._reserve(max(starts) + num_new)
         for place, start, length in zip(places, starts, lengths, strict=True):
             place.length = start + length
-        return SlotView(self, rows, starts, num_new, fixed=fixed)
+        return SlotView(self, rows, starts, num_new)
 
     def _add(self, slot: Slot) -> int:
         self._last_slot += 1
@@ -171,22 +168,25 @@ class SlotView:
 
     max_cache_len: int | None = None
 
-    def __init__(
-        self, cache: SlotCache, rows: Sequence[int], starts: Sequence[int], num_new: int, *, fixed: bool
-    ) -> None:
+    def __init__(self, cache: SlotCache, rows: Sequence[int], starts: Sequence[int], num_new: int) -> None:
         even = len(set(starts)) == 1
         assert even or num_new == 1
         self._cache = cache
         self._rows, self._starts = rows, starts
         self._past = max(starts)
         self._dense = list(rows) == list(range(rows[0], rows[0] + len(rows)))
-        self.needs_mask = not even or (fixed and num_new == 1)
-        self._num_seen = cache.room if fixed and num_new == 1 else self._past + num_new
+        self.needs_mask = not even
+        self._num_seen = self._past + num_new
         self._where: tuple[Tensor, Tensor] | None = None
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return how many ids the longest row held before the pass."""
         return self._past
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the pass runs rows 0 to R - 1, in order."""
+        return self._dense and self._rows[0] == 0
 
     def positions(self, device: torch.device) -> Tensor:
         """Return the position of each row's new id, [R, 1]."""

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from smollm3.engine.runner import Row
 from smollm3.errors import ParameterError
+from smollm3.model.captured_steps import CapturedSteps, can_capture
 from smollm3.model.kept_pasts import KeptPasts, Past
-from smollm3.model.slot_cache import SlotCache
+from smollm3.model.slot_cache import SlotCache, SlotView
 
 if TYPE_CHECKING:
     from smollm3.model.smollm3 import SmolLM3ForCausalLM
@@ -28,10 +29,10 @@ MAX_PADDED_TOKENS = 4096  # of prompts that run together
 class TorchRunner:
     """Runs a model on its own device in its own dtype, with a KV cache of one row per slot.
 
+    On CUDA, decode steps of all rows together are recorded and replayed.
+
     Args:
         num_slots, room: rows and tokens of KV cache to take at once; it grows beyond them when it must.
-        fixed_shapes: let every decode step attend over the whole room, so that a compiled or captured step
-            can be used again.
         max_kept_tokens: tokens of closed slots whose past is kept, in copies, for sequences that begin alike.
     """
 
@@ -41,13 +42,12 @@ class TorchRunner:
         *,
         num_slots: int = 0,
         room: int = 0,
-        fixed_shapes: bool = False,
         max_kept_tokens: int = 0,
     ) -> None:
         self.model = model
         self.kept = KeptPasts(max_kept_tokens)
         self.cache = SlotCache(num_rows=num_slots, room=room)
-        self.fixed_shapes = fixed_shapes
+        self.captured = CapturedSteps(model, self.cache) if can_capture(model) else None
         self.context_size = context_size(model)
         self.vocab_size = model.config.vocab_size
         rope = model.config.rope_parameters or {}
@@ -157,7 +157,8 @@ class TorchRunner:
         """Take in each row's ids; return fp32 hidden states after the final norm [all ids, N]."""
         states: dict[int, Tensor] = {}
         for group in self._groups(rows):
-            hidden = self._states([rows[idx] for idx in group])  # [R, T, N]
+            together = [rows[idx] for idx in group]
+            hidden = self._states(together, self._view(together))  # [R, T, N]
             for idx, of_row in zip(group, hidden, strict=True):
                 states[idx] = of_row[: len(rows[idx].token_ids)]
         return torch.cat([states[idx] for idx in range(len(rows))]).float()
@@ -188,17 +189,24 @@ class TorchRunner:
 
     def _run(self, rows: Sequence[Row]) -> Tensor:
         """Run rows of one pass; return their logits."""
-        lengths = [len(row.token_ids) for row in rows]
-        return _last_logits(self.model, self._states(rows), lengths, [row.num_logits for row in rows])
+        view = self._view(rows)
+        lengths, num_logits = [len(row.token_ids) for row in rows], [row.num_logits for row in rows]
+        if self.captured is not None and view.is_whole and max(lengths) == 1 and all(num_logits):
+            logits = self.captured.run([row.token_ids[0] for row in rows], [row.start for row in rows])
+            if logits is not None:
+                return logits
+        return _last_logits(self.model, self._states(rows, view), lengths, num_logits)
 
-    def _states(self, rows: Sequence[Row]) -> Tensor:
-        """Run rows of one pass, all with one id, or all at one start; return hidden states [R, T, N]."""
-        device = _device(self.model)
-        lengths = [len(row.token_ids) for row in rows]
-        slots = [row.slot for row in rows]
+    def _view(self, rows: Sequence[Row]) -> SlotView:
+        """Return the cache as rows of one pass see it, with room for their new ids."""
         for row in rows:
             self.cache.cut(row.slot, row.start)
-        view = self.cache.view(slots, max(lengths), lengths, fixed=self.fixed_shapes)
+        lengths = [len(row.token_ids) for row in rows]
+        return self.cache.view([row.slot for row in rows], max(lengths), lengths)
+
+    def _states(self, rows: Sequence[Row], view: SlotView) -> Tensor:
+        """Run rows of one pass, all with one id, or all at one start; return hidden states [R, T, N]."""
+        device = _device(self.model)
         hidden: Tensor = self.model.model(
             input_ids=_padded([row.token_ids for row in rows], device),
             attention_mask=view.allowed(device) if view.needs_mask else None,

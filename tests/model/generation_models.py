@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from smollm3.errors import ParameterError
+from smollm3.model.captured_steps import CapturedSteps
 from smollm3.model.config import SmolLM3Config
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
+from smollm3.model.torch_runner import TorchRunner
 
 LETTERS = "_^$abcdefghijklmnopqrstuvwxyzABCDEFGHIJK"  # ids 0 to 2 are pad, bos and eos
 PAD = 1000  # an id that no answer holds
@@ -66,3 +68,9 @@ def refusal(model: SmolLM3ForCausalLM, error: type[Exception] = ParameterError, 
         model.generate(**{"inputs": [PROMPT], **GREEDY, **arguments})
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def replaying(runner: TorchRunner) -> TorchRunner:
+    """Let a runner repeat decode steps as it does on CUDA, with the work itself in a graph's place."""
+    runner.captured = CapturedSteps(runner.model, runner.cache, lambda work: work)
+    return runner

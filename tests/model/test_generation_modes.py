@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from generation_models import PAD, LetterTokenizer, new_ids, tiny_model
+from generation_models import PAD, LetterTokenizer, new_ids, replaying, tiny_model
 
 from smollm3.engine.engine import Engine, Request
 from smollm3.model.generation_config import GenerationConfig
@@ -61,7 +61,7 @@ MODES = (
     "stream",
     "stop strings",
     "chunks",
-    "fixed shapes",
+    "replayed steps",
     "crowd",
 )
 
@@ -134,8 +134,8 @@ def decode(option: str, mode: str) -> list[int]:
     ]
     if mode == "chunks":
         return run_engine(option, TorchRunner(model), others, max_step_tokens=3)
-    if mode == "fixed shapes":
-        return run_engine(option, TorchRunner(model, num_slots=2, room=32, fixed_shapes=True), others)
+    if mode == "replayed steps":
+        return run_engine(option, replaying(TorchRunner(model, num_slots=2)), others)
     return run_engine(option, TorchRunner(model), others, max_num_samples=3)
 
 

@@ -31,11 +31,11 @@ class Ledger:
         self.cache.close(slot)
         del self.held[slot]
 
-    def run(self, slots: list[int], lengths: list[int], *, fixed: bool = False) -> None:
+    def run(self, slots: list[int], lengths: list[int]) -> None:
         """One pass; checks that every row shows what it holds, and finite numbers elsewhere."""
         slots = sorted(slots, key=lambda slot: self.cache.slots[slot].row)
         T = max(lengths)
-        view = self.cache.view(slots, T, lengths, fixed=fixed)
+        view = self.cache.view(slots, T, lengths)
         allowed = view.allowed(torch.device("cpu")) if view.needs_mask else None
         for layer_idx in range(LAYERS):
             new = torch.randn(len(slots), K, T, D)
@@ -75,7 +75,7 @@ def test_random_lives_of_many_slots() -> None:
                 ledger.run([rng.choice(slots)], [rng.randint(2, 200)])
             else:
                 some = rng.sample(slots, rng.randint(1, len(slots)))
-                ledger.run(some, [1] * len(some), fixed=rng.random() < 0.3)
+                ledger.run(some, [1] * len(some))
 
 
 def test_rows_stay_dense_and_slots_keep_their_ids() -> None:

@@ -2,23 +2,27 @@
 
 import copy
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from generation_models import new_ids, tiny_model
+from generation_models import new_ids, replaying, tiny_model
 from torch import Tensor
 
 from smollm3.engine.runner import Row, Runner
 from smollm3.errors import ParameterError
+from smollm3.model.captured_steps import CapturedSteps, Work
 from smollm3.model.config import SmolLM3Config
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.model.torch_runner import MAX_PADDED_TOKENS, RecomputingRunner, TorchRunner, context_size
+from smollm3.quantization.config import BitsAndBytesConfig
 
 RUNNERS: dict[str, Any] = {
     "growing": TorchRunner,
     "hinted": lambda model: TorchRunner(model, num_slots=2, room=16),
-    "fixed shapes": lambda model: TorchRunner(model, num_slots=4, room=48, fixed_shapes=True),
+    "replaying": lambda model: replaying(TorchRunner(model)),
+    "replaying, hinted": lambda model: replaying(TorchRunner(model, num_slots=4, room=48)),
     "recomputing": RecomputingRunner,
 }
 
@@ -130,28 +134,30 @@ def test_logits_are_computed_for_last_positions_only(monkeypatch: pytest.MonkeyP
     assert shapes == [(2, 40)]
 
 
-def test_fixed_shapes_stay_fixed_from_step_to_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorded_step_leaves_other_slots_alone_and_goes_with_the_caches_memory() -> None:
     model = tiny_model()
-    runner = TorchRunner(model, num_slots=2, room=32, fixed_shapes=True)
-    seen: set[tuple[int, ...]] = set()
-    attention = model.model.layers[0].self_attn
-    slots = [runner.open(32), runner.open(32)]
-    runner.forward([Row(slots[0], [3] * 6, 0), Row(slots[1], [4] * 4, 0)])
-    import smollm3.model.smollm3 as architecture
+    recorded: list[int] = []
 
-    whole = architecture.attention
+    def record(work: Work) -> Work:
+        recorded.append(runner.cache.room)
+        return work
 
-    def spy(q: Tensor, k: Tensor, *args: Any, **arguments: Any) -> Any:
-        seen.add((*q.shape, *k.shape))
-        return whole(q, k, *args, **arguments)
-
-    monkeypatch.setattr(architecture, "attention", spy)
-    address = runner.cache.keys[0].data_ptr()
-    for step in range(10):
-        runner.forward([Row(slots[0], [5], 6 + step), Row(slots[1], [5], 4 + step)])
-    assert attention is not None
-    assert seen == {(2, 4, 1, 8, 2, 2, 32, 8)}
-    assert runner.cache.keys[0].data_ptr() == address
+    runner = TorchRunner(model, num_slots=4, room=16)
+    runner.captured = CapturedSteps(model, runner.cache, record)
+    texts = [[3] * 6, [4] * 4, [9, 8, 7]]
+    slots = [runner.open(60) for _ in texts]
+    runner.forward([Row(slot, ids, 0) for slot, ids in zip(slots, texts, strict=True)])
+    for step in range(30):  # the third waits
+        for ids in texts[:2]:
+            ids.append(5 + step)
+        logits = runner.forward(
+            [Row(slot, ids[-1:], len(ids) - 1) for slot, ids in zip(slots[:2], texts[:2], strict=True)]
+        )
+        for row, ids in zip(logits, texts[:2], strict=True):
+            torch.testing.assert_close(row, logits_alone(model, ids), atol=1e-4, rtol=1e-4)
+    assert len(recorded) == len(set(recorded)) >= 2
+    waited = runner.forward([Row(slots[2], [6], 3)])[0]
+    torch.testing.assert_close(waited, logits_alone(model, [9, 8, 7, 6]), atol=1e-4, rtol=1e-4)
 
 
 def test_a_bf16_model_gives_fp32_logits_of_its_own_numbers() -> None:
@@ -200,6 +206,33 @@ def test_cuda_gives_what_the_cpu_gives_with_dynamic_and_static_caches(dtype: tor
     assert static.tolist() == dynamic.tolist()
     if dtype is torch.float32:
         assert dynamic.tolist() == model.generate(rows, **arguments).tolist()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("quantized", [False, True])
+def test_replayed_steps_on_cuda_give_what_plain_ones_give(quantized: bool, tmp_path: Path) -> None:
+    config = SmolLM3Config.from_dict(tiny_model().config.to_dict() | {"hidden_size": 64, "head_dim": 16})
+    SmolLM3ForCausalLM(config).save_pretrained(tmp_path)
+    asked = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype="bfloat16") if quantized else None
+    model = SmolLM3ForCausalLM.from_pretrained(
+        tmp_path, dtype="bfloat16", device_map="cuda", quantization_config=asked
+    ).eval()
+    runners = TorchRunner(model), TorchRunner(model)
+    assert runners[0].captured is not None
+    runners[1].captured = None
+    texts = [[3] * 6, [4] * 4, [9, 8, 7]]
+    slots = [[runner.open(60) for _ in texts] for runner in runners]
+    for runner, own in zip(runners, slots, strict=True):
+        runner.forward([Row(slot, ids, 0) for slot, ids in zip(own, texts, strict=True)])
+    for step in range(30):
+        num = 1 + step % 3
+        replayed, plain = (
+            runner.forward([Row(own[i], [5 + step], len(texts[i])) for i in range(num)])
+            for runner, own in zip(runners, slots, strict=True)
+        )
+        for ids in texts[:num]:
+            ids.append(5 + step)
+        torch.testing.assert_close(replayed, plain, atol=0.05, rtol=0.05)
 
 
 def test_a_kept_past_is_copied_for_a_sequence_that_begins_alike() -> None:
