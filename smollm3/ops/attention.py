@@ -110,6 +110,9 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float,
         scale=scale,
         enable_gqa=group,
     )
+    if allowed is not None and q.is_cuda:
+        # Not every fused kernel there gives zeros where a query may see nothing.
+        mixed = mixed.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0)
     return mixed.transpose(1, 2)  # [B, T, H, D]
 
 

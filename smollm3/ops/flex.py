@@ -42,7 +42,15 @@ def flex(q: Tensor, k: Tensor, v: Tensor, mask: Visibility, *, scale: float) -> 
     with warnings.catch_warnings():
         # Uncompiled on purpose where there is no fused kernel: a hint about speed, not about the result.
         warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-        mixed: Tensor = run(q, k, v, block_mask=block_mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        mixed: Tensor = run(
+            q,
+            k,
+            v,
+            block_mask=block_mask,
+            scale=scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+            kernel_options=_kernel_options(q),
+        )
     return mixed.transpose(1, 2)
 
 
@@ -59,6 +67,12 @@ def _block_mask(allowed: Tensor | None, T: int, S: int, device: torch.device) ->
         return allowed[0 if rows is None else b, 0, i, j]
 
     return create_block_mask(may_see, rows, None, T, S, device=str(device))
+
+
+def _kernel_options(q: Tensor) -> dict[str, bool] | None:
+    # For fewer than 128 queries PyTorch takes its decoding kernel, and finds no configuration of it once the
+    # queries of a kv head are more than 128 (seen with torch 2.11 at 40 in groups of 4): it fails to compile.
+    return {"FORCE_USE_FLEX_ATTENTION": True} if q.is_cuda and q.shape[2] > 1 else None
 
 
 @functools.cache

@@ -55,6 +55,8 @@ def test_forward_and_backward_equal_eager_in_float64(
     implementation: str, dtype: torch.dtype, name: str
 ) -> None:
     assert torch.cuda.is_available(), "this test needs a CUDA device"
+    if implementation == "flash_attention_2":
+        pytest.importorskip("flash_attn", reason="an extra that is built on the machine itself")
     T, past, _ = CASES[name]
     torch.manual_seed(0)
     shapes = [(2, 8, T, 64), (2, 2, past + T, 64), (2, 2, past + T, 64)]
