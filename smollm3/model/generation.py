@@ -19,7 +19,8 @@ from smollm3.errors import ParameterError
 from smollm3.model.generation_config import UNSUPPORTED, GenerationConfig, refuse
 from smollm3.model.generation_inputs import Prompts, read_prompts
 from smollm3.model.generation_output import Gathered, GenerateOutput
-from smollm3.model.torch_runner import RecomputingRunner, TorchRunner, context_size
+from smollm3.model.recomputing_runner import RecomputingRunner
+from smollm3.model.torch_runner import TorchRunner, context_size
 from smollm3.text.detokenizer import Detokenizer
 from smollm3.text.stops import StopMatcher
 

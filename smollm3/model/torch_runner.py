@@ -144,7 +144,7 @@ class TorchRunner:
         if len(groups) == 1 and groups[0] == list(range(len(rows))):
             return self._run(rows)
         ends = list(accumulate(row.num_logits for row in rows))
-        logits = torch.empty(ends[-1], self.vocab_size, device=_device(self.model))
+        logits = torch.empty(ends[-1], self.vocab_size, device=device_of(self.model))
         for group in groups:
             places = [place for idx in group for place in range(ends[idx] - rows[idx].num_logits, ends[idx])]
             out = self._run([rows[idx] for idx in group])
@@ -195,7 +195,7 @@ class TorchRunner:
             logits = self.captured.run([row.token_ids[0] for row in rows], [row.start for row in rows])
             if logits is not None:
                 return logits
-        return _last_logits(self.model, self._states(rows, view), lengths, num_logits)
+        return last_logits(self.model, self._states(rows, view), lengths, num_logits)
 
     def _view(self, rows: Sequence[Row]) -> SlotView:
         """Return the cache as rows of one pass see it, with room for their new ids."""
@@ -206,91 +206,14 @@ class TorchRunner:
 
     def _states(self, rows: Sequence[Row], view: SlotView) -> Tensor:
         """Run rows of one pass, all with one id, or all at one start; return hidden states [R, T, N]."""
-        device = _device(self.model)
+        device = device_of(self.model)
         hidden: Tensor = self.model.model(
-            input_ids=_padded([row.token_ids for row in rows], device),
+            input_ids=padded([row.token_ids for row in rows], device),
             attention_mask=view.allowed(device) if view.needs_mask else None,
             position_ids=view.positions(device) if view.needs_mask else None,
             past_key_values=view,
             use_cache=True,
             return_dict=True,
-        ).last_hidden_state
-        return hidden
-
-
-class RecomputingRunner:
-    """The same answers without a KV cache: every step runs the whole sequence again (`use_cache=False`)."""
-
-    def __init__(self, model: "SmolLM3ForCausalLM") -> None:
-        self.model = model
-        self.context_size = context_size(model)
-        self.vocab_size = model.config.vocab_size
-        self._ids: dict[int, list[int]] = {}
-        self._last_slot = -1
-
-    def open(self, capacity: int) -> int:
-        """Return a free slot; `capacity` needs no room here."""
-        self._last_slot += 1
-        self._ids[self._last_slot] = []
-        return self._last_slot
-
-    def fork(self, slot: int) -> int:
-        """Return a new slot with the ids of `slot`."""
-        copy = self.open(0)
-        self._ids[copy] = list(self._ids[slot])
-        return copy
-
-    def reuse(self, slot: int, token_ids: Sequence[int], salt: str = "") -> int:
-        """Keep nothing of closed slots."""
-        return 0
-
-    def close(self, slot: int, token_ids: Sequence[int] = (), salt: str = "") -> None:
-        """Forget the slot's ids."""
-        del self._ids[slot]
-
-    @property
-    def num_open(self) -> int:
-        """Slots that are open."""
-        return len(self._ids)
-
-    @property
-    def cache_tokens_used(self) -> int:
-        """None are ever held."""
-        return 0
-
-    @property
-    def cache_tokens_total(self) -> int | None:
-        """None: there is no cache to fill."""
-        return None
-
-    def fits(self, rows: Sequence[Row]) -> bool:
-        """Whether there is room: always."""
-        return True
-
-    @torch.inference_mode()
-    def forward(self, rows: Sequence[Row]) -> Tensor:
-        """Append each row's ids to its slot's; return fp32 logits [sum of num_logits, V]."""
-        logits = [torch.empty(0, self.vocab_size, device=_device(self.model))]
-        for row in rows:
-            ids = self._append(row)
-            if row.num_logits:
-                logits.append(_last_logits(self.model, self._states(ids), [len(ids)], [row.num_logits]))
-        return torch.cat(logits)
-
-    @torch.inference_mode()
-    def hidden(self, rows: Sequence[Row]) -> Tensor:
-        """Append each row's ids to its slot's; return their fp32 hidden states after the final norm."""
-        return torch.cat([self._states(self._append(row))[0, row.start :] for row in rows]).float()
-
-    def _append(self, row: Row) -> list[int]:
-        ids = self._ids[row.slot]
-        ids[row.start :] = row.token_ids
-        return ids
-
-    def _states(self, ids: Sequence[int]) -> Tensor:
-        """Return hidden states [1, T, N] of a whole sequence."""
-        hidden: Tensor = self.model.model(
-            input_ids=_padded([ids], _device(self.model)), use_cache=False, return_dict=True
         ).last_hidden_state
         return hidden
 
@@ -309,13 +232,13 @@ def _wasteful(lengths: Sequence[int]) -> bool:
     return len(lengths) > 1 and (padded > MAX_PADDED_TOKENS or padded > 2 * sum(lengths))
 
 
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """Return ids [R, T]; ids after a row's end are 0 and never seen by real ones (attention is causal)."""
     T = max(len(ids) for ids in rows)
     return torch.tensor([[*ids, *[0] * (T - len(ids))] for ids in rows], device=device)
 
 
-def _last_logits(
+def last_logits(
     model: "SmolLM3ForCausalLM", hidden: Tensor, lengths: Sequence[int], num_logits: Sequence[int]
 ) -> Tensor:
     """Return fp32 logits [sum of num_logits, V] at the last real positions of hidden [R, T, N], no others."""
@@ -340,5 +263,5 @@ def _as_numbers(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float32 else x.view(torch.int16)
 
 
-def _device(model: "SmolLM3ForCausalLM") -> torch.device:
+def device_of(model: "SmolLM3ForCausalLM") -> torch.device:
     return model.model.embed_tokens.weight.device

@@ -14,8 +14,9 @@ from smollm3.engine.runner import Row, Runner
 from smollm3.errors import ParameterError
 from smollm3.model.captured_steps import CapturedSteps, Work
 from smollm3.model.config import SmolLM3Config
+from smollm3.model.recomputing_runner import RecomputingRunner
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
-from smollm3.model.torch_runner import MAX_PADDED_TOKENS, RecomputingRunner, TorchRunner, context_size
+from smollm3.model.torch_runner import MAX_PADDED_TOKENS, TorchRunner, context_size
 from smollm3.quantization.config import BitsAndBytesConfig
 
 RUNNERS: dict[str, Any] = {
