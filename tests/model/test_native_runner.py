@@ -15,8 +15,8 @@ from smollm3.model import generation
 from smollm3.model.config import SmolLM3Config
 from smollm3.model.generation_config import GenerationConfig
 from smollm3.model.native_runner import PREFILL_CHUNK, NativeRunner, refusal
-from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.model.recomputing_runner import RecomputingRunner
+from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.model.torch_runner import TorchRunner
 from smollm3.native.library import native_status
 from smollm3.native.matrix import KIND_W4, KIND_W6, KIND_W8, Layout, pack

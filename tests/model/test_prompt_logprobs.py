@@ -11,8 +11,8 @@ from smollm3.engine.reading import PromptScores
 from smollm3.engine.runner import Row, Runner
 from smollm3.engine.sampling import log_probabilities
 from smollm3.model.native_runner import NativeRunner
-from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.model.recomputing_runner import RecomputingRunner
+from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.model.torch_runner import TorchRunner
 
 SCORE = SamplingParams(0, prompt_logprobs=4)

@@ -37,25 +37,34 @@ def output_error(found: Tensor, expected: Tensor, x: Tensor) -> float:
 
 
 def textbook(W: Tensor, gram: Tensor, layout: Layout, damping: float) -> Tensor:
-    """Column by column with the inverse itself, in float64; groups get their scales from the quantiser.
+    """Column by column with the inverse itself, in float64, largest inputs first, scales from the quantiser.
 
-    After each column, its row and column leave the inverse by one step of Gaussian elimination.
+    After each column, its row and column leave the inverse by one step of Gaussian elimination. Then scales
+    and minimums by least squares over the square root of the inputs' sum.
     """
-    W, H = W.double().clone(), gram.double()
-    inverse = torch.linalg.inv(H + damping * H.diagonal().mean() * torch.eye(len(H), dtype=torch.float64))
-    found = torch.empty_like(W)
-    for j in range(W.shape[1]):
-        if j % layout.group == 0:
-            group = W[:, j : j + layout.group].float().contiguous().numpy()
-            _, scales, mins = unpack_codes(quantize(group, layout))
-            scale = torch.from_numpy(scales[:, 0].astype(np.float64))
-            low = torch.zeros(len(W)) if mins is None else torch.from_numpy(mins[:, 0].astype(np.float64))
-        code = (((W[:, j] - low) / scale).round() + layout.zero).clamp(0, 15)
-        found[:, j] = (code - layout.zero) * scale + low
-        error = (W[:, j] - found[:, j]) / inverse[j, j]
-        W[:, j:] -= error[:, None] * inverse[j, j:]
+    _, scales, mins = unpack_codes(quantize(W.numpy(), layout))
+    mins = np.zeros_like(scales) if mins is None else mins
+    scale, low = (torch.from_numpy(x).double().repeat_interleave(layout.group, 1) for x in (scales, mins))
+    rest, H = W.double().clone(), gram.double()
+    H = H + damping * H.diagonal().mean() * torch.eye(len(H), dtype=torch.float64)
+    inverse = torch.linalg.inv(H)
+    code = torch.empty_like(rest)
+    for j in gram.diagonal().argsort(descending=True, stable=True).tolist():
+        rounded = ((rest[:, j] - low[:, j]) / scale[:, j]).round() + layout.zero
+        code[:, j] = rounded.clamp(0, 15) - layout.zero
+        error = (rest[:, j] - code[:, j] * scale[:, j] - low[:, j]) / inverse[j, j]
+        rest -= error[:, None] * inverse[j]
         inverse = inverse - inverse[:, j : j + 1] * inverse[j : j + 1] / inverse[j, j]
-    return found.float()
+    return torch.stack([fitted(w, q, H, layout) for w, q in zip(W.double(), code, strict=True)]).float()
+
+
+def fitted(w: Tensor, code: Tensor, H: Tensor, layout: Layout) -> Tensor:
+    """One row: the sum of its groups' codes (and ones), each times a number, whose outputs are closest."""
+    blocks = torch.block_diag(*torch.ones(len(w) // layout.group, layout.group, dtype=torch.float64)).T
+    features = [blocks * code[:, None], *([blocks] if layout.has_min else [])]
+    columns = torch.cat(features, 1)
+    root = torch.linalg.cholesky(H).T
+    return columns @ torch.linalg.lstsq(root @ columns, root @ w, driver="gelsd").solution
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -63,9 +72,9 @@ def test_codes_are_a_plain_implementations(name: str) -> None:
     layout, W, x = LAYOUTS[name], weights(), inputs()
     found = torch.from_numpy(gptq(W, x.T @ x, layout).unpack())
     expected = textbook(W, x.T @ x, layout, module.DAMPING)
-    # One code that falls to the other side of a tie moves all codes behind it in its row.
-    same_rows = (found - expected).abs().amax(1) < 1e-6
-    assert same_rows.float().mean() >= 0.9
+    # One code that falls to the other side of a tie moves all codes behind it in its row; scales are halves.
+    same_rows = (found - expected).abs().amax(1) < 1e-3 * expected.abs().amax(1)
+    assert same_rows.float().mean() >= 0.8
     assert output_error(found, W, x) == pytest.approx(output_error(expected, W, x), rel=0.02)
 
 
@@ -83,17 +92,22 @@ def test_outputs_are_closer_than_by_rounding_to_nearest(name: str, seed: int) ->
 def test_inputs_that_do_not_go_together_leave_rounding_to_nearest() -> None:
     W = weights()
     for layout in LAYOUTS.values():
-        expected = quantize(W.numpy(), layout).unpack()
-        assert np.array_equal(gptq(W, torch.eye(256) * 3, layout).unpack(), expected)
-        assert np.array_equal(gptq(W, torch.zeros(256, 256), layout).unpack(), expected)
+        nearest = quantize(W.numpy(), layout)
+        for gram in (torch.eye(256) * 3, torch.zeros(256, 256)):
+            found = gptq(W, gram, layout)
+            assert np.array_equal(unpack_codes(found)[0], unpack_codes(nearest)[0])
+            change, before = (torch.from_numpy(x.unpack()) - W for x in (found, nearest))
+            assert change.square().sum() <= before.square().sum() * (1 + 1e-6)
 
 
 def test_an_input_that_was_never_there_keeps_its_weights() -> None:
     W, x = weights(), inputs()
     x[:, 32:64] = 0
     layout = layout_of("int4", 32)
-    found = gptq(W, x.T @ x, layout).unpack()
-    assert np.array_equal(found[:, 32:64], quantize(W.numpy(), layout).unpack()[:, 32:64])
+    found, nearest = (
+        unpack_codes(matrix)[0] for matrix in (gptq(W, x.T @ x, layout), quantize(W.numpy(), layout))
+    )
+    assert np.array_equal(found[:, 32:64], nearest[:, 32:64])
 
 
 def test_fewer_inputs_than_columns_and_bf16_weights_are_fine() -> None:
