@@ -21,33 +21,49 @@ DAMPING = 0.1
 _MAX_DAMPING = 1.0
 BLOCK = 128  # columns whose errors reach the columns behind them together
 SOLVED_AT_ONCE = 1 << 24  # numbers of normal equations
+ROUNDS = 2  # of codes for the scales, then scales for the codes
 
 
 def gptq(weights: Tensor, gram: Tensor, layout: Layout, *, out: NDArray[np.uint8] | None = None) -> Matrix:
     """Round weights [R, C] to `layout`, int4 with or without minimums, for inputs with X^T X = `gram` [C, C].
 
-    Each group's scale (and minimum) is the native quantiser's for the weights as they were, since the order
-    of the columns takes groups apart; in the end all of a row's are fitted to its codes and the inputs.
+    Each group's scale (and minimum) is at first the native quantiser's for the weights as they are, since the
+    order of the columns takes groups apart; then all of a row's are fitted to its codes and the inputs, and
+    the codes found anew.
     Raises ValueError for weights or sums that are not finite, or too large for f16 scales.
     """
     if layout.bits != 4 or layout.table is not None:
         raise ValueError(f"GPTQ rounds to int4, not to {layout}")
-    exact = weights.detach().float()
-    _, scales, mins = unpack_codes(quantize(exact.numpy(), layout, threads=torch.get_num_threads()))
+    W = weights.detach().float()
+    _, scales, mins = unpack_codes(quantize(W.numpy(), layout, threads=torch.get_num_threads()))
     order = gram.diagonal().argsort(descending=True, stable=True)
-    W, U = exact[:, order], _inverse_factor(gram[order][:, order])
-    group = order // layout.group
+    U = _inverse_factor(gram[order][:, order])
+    for _ in range(ROUNDS):
+        codes = _rounded(W, U, order, layout, scales, mins)
+        scales, mins = _refitted(W, codes.float() - layout.zero, gram, scales, mins)
+    return pack(layout, codes.numpy(), scales, mins, out)
+
+
+def _rounded(
+    W: Tensor,
+    U: Tensor,
+    order: Tensor,
+    layout: Layout,
+    scales: NDArray[np.float16],
+    mins: NDArray[np.float16] | None,
+) -> Tensor:
+    """Return codes [R, C], found in the order of columns [C] that U [C, C] is in."""
+    group, rest = order // layout.group, W[:, order]
     scale = torch.from_numpy(scales.astype(np.float32)).T
     low = torch.zeros_like(scale) if mins is None else torch.from_numpy(mins.astype(np.float32)).T
     codes = torch.empty(W.shape, dtype=torch.uint8)
     for begin in range(0, W.shape[1], BLOCK):
         end = begin + BLOCK
         some, own = slice(begin, end), group[begin:end]
-        chosen, errors = _round_block(W[:, some], U[some, some], scale[own], low[own], layout.zero)
+        chosen, errors = _round_block(rest[:, some], U[some, some], scale[own], low[own], layout.zero)
         codes[:, order[some]] = chosen
-        W[:, end:] -= errors @ U[some, end:]
-    scales, mins = _refitted(exact, codes.float() - layout.zero, gram, scales, mins)
-    return pack(layout, codes.numpy(), scales, mins, out)
+        rest[:, end:] -= errors @ U[some, end:]
+    return codes
 
 
 def _round_block(W: Tensor, U: Tensor, scale: Tensor, low: Tensor, zero: int) -> tuple[Tensor, Tensor]:
