@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from smollm3.model.slot_cache import SlotCache
+from smollm3.model.slot_cache import SlotCache, seen_from
 from smollm3.quantization.bitsandbytes_linear import Linear4bit
 
 if TYPE_CHECKING:
@@ -47,14 +47,11 @@ class StepCache:
 
     def allowed(self) -> Tensor:
         """Return which keys each row's new id sees: bool [R, 1, 1, C]."""
-        seen = torch.arange(self._cache.room, device=self._starts.device) <= self._starts[:, None]
-        return seen[:, None, None]
+        return seen_from(self._starts, self._cache.room)
 
     def update(self, k: Tensor, v: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         """Write k and v [R, K, 1, D] at each row's place; return the rows' whole room [R, K, C, D]."""
-        keys, values = self._cache.layer(layer_idx, k)
-        keys[self._rows, :, self._starts] = k[:, :, 0]
-        values[self._rows, :, self._starts] = v[:, :, 0]
+        keys, values = self._cache.put(layer_idx, self._rows, self._starts, k, v)
         return keys[: len(self._rows)], values[: len(self._rows)]
 
 
@@ -147,5 +144,5 @@ def can_capture(model: "SmolLM3ForCausalLM") -> bool:
 
 def _rounded(num: int) -> int:
     """Round a number of rows up, by a quarter at most, so that few numbers are ever recorded."""
-    step = max(1, 1 << max(0, num.bit_length() - 3))
+    step = 1 << max(0, num.bit_length() - 3)
     return -(-num // step) * step

@@ -158,6 +158,21 @@ class SlotCache:
             self.values.append(like.new_zeros(shape))
         return self.keys[layer_idx], self.values[layer_idx]
 
+    def put(
+        self, layer_idx: int, rows: Tensor, places: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Write k and v [R, K, 1, D], each at its place in its row; return the layer's tensors."""
+        keys, values = self.layer(layer_idx, k)
+        keys[rows, :, places] = k[:, :, 0]
+        values[rows, :, places] = v[:, :, 0]
+        return keys, values
+
+
+def seen_from(places: Tensor, num_keys: int) -> Tensor:
+    """Return which keys one new id at each of `places` [R] sees: bool [R, 1, 1, S]."""
+    seen = torch.arange(num_keys, device=places.device) <= places[:, None]
+    return seen[:, None, None]
+
 
 class SlotView:
     """The cache of one forward pass over some rows.
@@ -194,20 +209,17 @@ class SlotView:
 
     def allowed(self, device: torch.device) -> Tensor:
         """Return which keys each row's new id sees: bool [R, 1, 1, S]."""
-        seen = torch.arange(self._num_seen, device=device) <= self.positions(device)
-        return seen[:, None, None]
+        return seen_from(self.positions(device)[:, 0], self._num_seen)
 
     def update(self, k: Tensor, v: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         """Write k and v [R, K, T, D] at each row's length; return the rows' keys and values [R, K, S, D]."""
-        keys, values = self._cache.layer(layer_idx, k)
         if self.needs_mask:
             if self._where is None:
                 at = torch.tensor([self._rows, self._starts], device=k.device)
                 self._where = (at[0], at[1])
-            rows, starts = self._where
-            keys[rows, :, starts] = k[:, :, 0]
-            values[rows, :, starts] = v[:, :, 0]
+            keys, values = self._cache.put(layer_idx, *self._where, k, v)
             return self._rows_of(keys)[:, :, : self._num_seen], self._rows_of(values)[:, :, : self._num_seen]
+        keys, values = self._cache.layer(layer_idx, k)
         new = slice(self._past, self._past + k.shape[2])
         if not self._dense:
             rows = torch.tensor(self._rows, device=k.device)
