@@ -21,8 +21,8 @@ from smollm3.server.settings import Limits
 
 log = logging.getLogger(__name__)
 WRITE_BUFFER_BYTES = 64 * 1024
-LINGER_SECONDS = 2.0  # that a refused body may still take to come in, so that its client reads the reply
-MAX_DISCARDED = 16 * 1024 * 1024  # bytes of it
+LINGER_SECONDS = 2.0  # that a refused client may still send, so that it reads the reply
+MAX_DISCARDED = 16 * 1024 * 1024  # bytes that are read of what nobody wants
 
 
 class GuardedProtocol(H11Protocol):
@@ -34,7 +34,7 @@ class GuardedProtocol(H11Protocol):
         self._inner = self.app
         self.app = self._run
         self._task: asyncio.Task[Any] | None = None
-        self._waits_for = ""  # what the read timer is for: "headers", "body", "rest" of a refused body
+        self._waits_for = ""  # what the read timer is for: "headers", "body", "rest" of what is refused
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._last_timer: asyncio.TimerHandle | None = None  # for the last bytes of a reply
@@ -73,8 +73,6 @@ class GuardedProtocol(H11Protocol):
         if self._waits_for == "":
             self._wait_for("headers")
         super().data_received(data)
-        if self._waits_for == "rest":
-            self._discard(data)
         self._watch_reading()
 
     def on_response_complete(self) -> None:
@@ -86,19 +84,35 @@ class GuardedProtocol(H11Protocol):
     async def _run(self, scope: Any, receive: Any, send: Any) -> None:
         """Run the application; a task that ends because its client did is no error."""
         self._task = asyncio.current_task()
+        body_to_come = False
 
         async def send_or_end(message: Any) -> None:
+            nonlocal body_to_come
+            is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if is_last and self.conn.their_state is h11.SEND_BODY:
+                body_to_come, message = True, {**message, "more_body": True}
             await send(message)
             if self._ended:  # uvicorn drops what is sent now; a stream that never waits would go on for ever
                 raise ClientDisconnect
 
         try:
             await self._inner(scope, receive, send_or_end)
+            if body_to_come:
+                await self._read_rest(receive)
+                await send({"type": "http.response.body"})
         except (asyncio.CancelledError, ClientDisconnect):
             if not self._ended:
                 raise
         finally:
             self._task = None
+
+    async def _read_rest(self, receive: Any) -> None:
+        """Read a body that its reply did not wait for: the next request, or the closing, comes after it."""
+        self._num_discarded, more_body = 0, True
+        while more_body:
+            message = await receive()
+            self._discard(message.get("body", b""))
+            more_body = message.get("more_body", False)
 
     # Deadlines
 
@@ -108,11 +122,9 @@ class GuardedProtocol(H11Protocol):
             return
         state = self.conn.their_state
         if state is h11.SEND_BODY:
-            self._wait_for("rest" if self.cycle.response_complete else "body")
+            self._wait_for("body")
         elif state is not h11.IDLE:
             self._wait_for("")
-        elif self._waits_for == "rest":
-            self.transport.close()
         elif self.timeout_keep_alive_task is not None:
             # Between requests uvicorn's own timer runs, unless the next one's beginning came with the last.
             self._wait_for("headers" if self.conn.trailing_data[0] else "")

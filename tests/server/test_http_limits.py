@@ -114,6 +114,33 @@ def test_a_refused_body_that_goes_on_ends_with_its_connection(server: Running) -
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("framing", [{"Content_Length": "10"}, {"Transfer_Encoding": "chunked"}])
+@pytest.mark.parametrize("path", ["/nowhere", "/health", "/v1/completions"])
+def test_a_reply_that_comes_before_its_body_leaves_the_connection_fit_for_use(
+    server: Running, path: str, framing: dict[str, str]
+) -> None:
+    body = b"a\r\n0123456789\r\n0\r\n\r\n" if "Transfer_Encoding" in framing else b"0123456789"
+    head = request(path=path, **{"Content_Length": "", "Content_Type": "text/plain", **framing})
+    with connected(server.port) as connection:
+        for after in (b"", request("GET", "/health")):  # the next request by itself, or with the body's end
+            connection.sendall(head)
+            status = parse(read_reply(connection))[0]
+            assert status in (404, 405, 415)
+            for piece in (body[:4], body[4:] + after):
+                connection.sendall(piece)
+                time.sleep(0.05)
+        assert parse(read_reply(connection))[0] == 200
+
+
+def test_a_reply_that_comes_before_its_body_is_read_though_the_client_wants_the_end(server: Running) -> None:
+    with connected(server.port) as connection:
+        connection.sendall(request(path="/nowhere", Content_Length="9000", Connection="close"))
+        for _ in range(90):
+            time.sleep(0.002)
+            connection.sendall(b" " * 100)
+        assert parse(read_all(connection))[0] == 404
+
+
 @pytest.mark.parametrize("form", ["one header", "many headers", "the path"])
 def test_headers_of_a_megabyte_are_431(server: Running, form: str) -> None:
     if form == "one header":

@@ -4,7 +4,7 @@ import json
 import random
 import re
 from collections.abc import Collection
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,8 @@ def _fits(value: Any, schema: Any, root: Any) -> bool:
         in_range = (
             low <= value <= high and (above is None or value > above) and (below is None or value < below)
         )
-        return in_range and Decimal(repr(value)) % Decimal(repr(schema.get("multipleOf", value or 1))) == 0
+        step = schema.get("multipleOf")
+        return in_range and (step is None or Fraction(repr(value)) % Fraction(repr(step)) == 0)
     if isinstance(value, list):
         firsts = schema.get("prefixItems", [])
         parts = [firsts[idx] if idx < len(firsts) else schema.get("items", True) for idx in range(len(value))]
