@@ -38,6 +38,10 @@ X86_UNITS = {
     "quantize_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
     "quantize_avx512.cpp": [*AVX512, "-mprefer-vector-width=512"],
 }
+ARM_UNITS = {"kernels_neon.cpp": ["-march=armv8.2-a+dotprod"]}
+# By processor: what names it to the sources, and its units.
+PROCESSORS = {"x86_64": (["-DSM3_X86"], X86_UNITS), "arm64": (["-DSM3_ARM64"], ARM_UNITS)}
+NAMES = {"amd64": "x86_64", "aarch64": "arm64"}  # other names of them
 UNITS = [
     "blocks.cpp",
     "border.cpp",
@@ -65,11 +69,14 @@ def library_name() -> str:
     return "_smollm3.dylib" if sys.platform == "darwin" else "_smollm3.so"
 
 
-def build_library(compiler: str, source: Path, target: Path, extra: list[str]) -> None:
+def build_library(
+    compiler: str, source: Path, target: Path, extra: list[str], machine: str = platform.machine()
+) -> None:
     """Compile csrc/ into the shared library `target`; CalledProcessError carries what the compiler said."""
-    x86 = platform.machine().lower() in {"x86_64", "amd64"}
-    units = {name: list[str]() for name in UNITS} | (X86_UNITS if x86 else {})
-    common = [*FLAGS, *(["-DSM3_X86"] if x86 else []), *extra]
+    processor = NAMES.get(machine.lower(), machine.lower())
+    define, own_units = PROCESSORS.get(processor, ([], {}))
+    units = {name: list[str]() for name in UNITS} | own_units
+    common = [*FLAGS, *define, *extra]
 
     def run(command: list[str]) -> None:
         subprocess.run(command, check=True, capture_output=True, text=True)

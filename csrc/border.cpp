@@ -24,7 +24,7 @@ static int32_t guarded(const Work& work) {
 }
 
 SM3_API const char* sm3_error(void) { return last_error.c_str(); }
-SM3_API int32_t sm3_abi_version(void) { return 2; }
+SM3_API int32_t sm3_abi_version(void) { return 3; }
 SM3_API int32_t sm3_block_size(void) { return KV_BLOCK; }
 SM3_API int64_t sm3_block_bytes(const Sm3Engine* engine) { return engine->block_bytes(); }
 

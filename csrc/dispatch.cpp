@@ -12,6 +12,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#if defined(SM3_ARM64) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(SM3_ARM64) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 #if defined(SM3_X86)
 #include <cpuid.h>
@@ -157,26 +162,39 @@ static bool machine_has(int32_t isa) {
         default: return false;
     }
 }
-static const Kernels* const TABLE[] = {&kernels_portable, &kernels_avx2, &kernels_avx512, &kernels_avx512bf16, &kernels_amx};
-constexpr int32_t ISAS = 5;
+static const Kernels* const TABLE[SM3_ISAS] = {&kernels_portable,   &kernels_avx2, &kernels_avx512,
+                                               &kernels_avx512bf16, &kernels_amx,  nullptr};
+#elif defined(SM3_ARM64)
+static bool has_dot_products() {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) >> 20 & 1;  // HWCAP_ASIMDDP
+#elif defined(__APPLE__)
+    int32_t has = 0;
+    size_t size = sizeof has;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, nullptr, 0) == 0 && has;
+#else
+    return false;
+#endif
+}
+static bool machine_has(int32_t isa) { return isa == SM3_PORTABLE || (isa == SM3_NEON && has_dot_products()); }
+static const char* why_no_amx() { return ""; }
+static const Kernels* const TABLE[SM3_ISAS] = {&kernels_portable, nullptr, nullptr, nullptr, nullptr, &kernels_neon};
 #else
 static bool machine_has(int32_t isa) { return isa == SM3_PORTABLE; }
 static const char* why_no_amx() { return ""; }
-static const Kernels* const TABLE[] = {&kernels_portable};
-constexpr int32_t ISAS = 1;
+static const Kernels* const TABLE[SM3_ISAS] = {&kernels_portable};
 #endif
 
 const Kernels* find_kernels(int32_t isa) {
-    return isa >= 0 && isa < ISAS && machine_has(isa) ? TABLE[isa] : nullptr;
+    return isa >= 0 && isa < SM3_ISAS && machine_has(isa) ? TABLE[isa] : nullptr;
 }
 
 SM3_API const char* sm3_amx_missing(void) { return why_no_amx(); }
-SM3_API int32_t sm3_built_isas(void) { return (1 << ISAS) - 1; }
-SM3_API int32_t sm3_best_isa(void) {
-    int32_t best = SM3_PORTABLE;
-    for (int32_t isa = 0; isa < ISAS; isa++)
-        if (machine_has(isa)) best = isa;
-    return best;
+SM3_API int32_t sm3_usable_isas(void) {
+    int32_t usable = 0;
+    for (int32_t isa = 0; isa < SM3_ISAS; isa++)
+        if (find_kernels(isa)) usable |= 1 << isa;
+    return usable;
 }
 
 #if defined(__linux__)

@@ -72,6 +72,7 @@ extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512bf16;
 extern const Kernels kernels_amx;
+extern const Kernels kernels_neon;
 
 const Kernels* find_kernels(int32_t isa);  // dispatch.cpp; null where this machine or this build lacks it
 

@@ -10,7 +10,7 @@ static QuantizePanel quantizer_of(int32_t isa) {
     if (isa >= SM3_AVX512) return quantize_panel_avx512;
     if (isa == SM3_AVX2) return quantize_panel_avx2;
 #endif
-    return isa == SM3_PORTABLE ? quantize_panel_portable : nullptr;
+    return quantize_panel_portable;
 }
 
 // What the quantizer knows to choose codes for: zero in the middle, a minimum, or a table of ascending points.
@@ -28,7 +28,7 @@ static bool quantizable(const Sm3Matrix& w) {
 SM3_API int32_t sm3_quantize(const Sm3Matrix* matrix, const void* weights, int32_t is_bf16, void* out,
                              int32_t threads, int32_t isa) {
     const Sm3Matrix& w = *matrix;
-    const QuantizePanel quantize = isa <= sm3_best_isa() ? quantizer_of(isa) : nullptr;
+    const QuantizePanel quantize = find_kernels(isa) ? quantizer_of(isa) : nullptr;
     if (!quantize || !quantizable(w) || threads < 1) return -1;
     const Source from{weights, is_bf16 != 0};
     std::atomic<int32_t> worst{ROUNDED};

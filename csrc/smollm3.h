@@ -66,15 +66,21 @@ struct Sm3Batch {
     float* hidden;                // [tokens][hidden] after the final norm, or null
 };
 
-enum Sm3Isa : int32_t { SM3_PORTABLE = 0, SM3_AVX2 = 1, SM3_AVX512 = 2, SM3_AVX512_BF16 = 3, SM3_AMX = 4 };
+enum Sm3Isa : int32_t {
+    SM3_PORTABLE = 0,
+    SM3_AVX2 = 1,
+    SM3_AVX512 = 2,
+    SM3_AVX512_BF16 = 3,
+    SM3_AMX = 4,
+    SM3_NEON = 5,
+    SM3_ISAS = 6,
+};
 
 struct Sm3Engine;
 
 SM3_API const char* sm3_error(void);
 SM3_API int32_t sm3_abi_version(void);
-// The best instruction set of this machine; the highest that the library was built with.
-SM3_API int32_t sm3_best_isa(void);
-SM3_API int32_t sm3_built_isas(void);  // bit i: Sm3Isa i is compiled in
+SM3_API int32_t sm3_usable_isas(void);  // bit i: Sm3Isa i was compiled and runs here; the highest is the best
 SM3_API const char* sm3_amx_missing(void);  // why a processor with AMX does not use it here; empty: it does, or has none
 
 // kv_bits: 16 (bf16) or 8. threads >= 1. Copies the descriptions, not what they point to.

@@ -274,7 +274,7 @@ def _chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
 def _isa_index(isa: str | None) -> int:
     usable = native_status().isas
     if isa is None:
-        return len(usable) - 1
+        isa = usable[-1]
     if isa not in usable:
         raise ParameterError(f"isa={isa!r} is not usable here: choose one of {', '.join(usable)}")
     return ISA_NAMES.index(isa)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 LIBRARY_NAMES = ("_smollm3.so", "_smollm3.dylib", "_smollm3.dll")
-ISA_NAMES = ("portable", "avx2", "avx512", "avx512bf16", "amx")
+ISA_NAMES = ("portable", "avx2", "avx512", "avx512bf16", "amx", "neon")
 KIND_BF16, KIND_W4, KIND_W8, KIND_W6 = 0, 1, 2, 3
 
 
@@ -85,8 +85,7 @@ class CBatch(ctypes.Structure):
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "sm3_error": (ctypes.c_char_p, []),
     "sm3_abi_version": (ctypes.c_int32, []),
-    "sm3_best_isa": (ctypes.c_int32, []),
-    "sm3_built_isas": (ctypes.c_int32, []),
+    "sm3_usable_isas": (ctypes.c_int32, []),
     "sm3_amx_missing": (ctypes.c_char_p, []),
     "sm3_block_size": (ctypes.c_int32, []),
     "sm3_block_bytes": (ctypes.c_int64, [ctypes.c_void_p]),
@@ -185,9 +184,9 @@ def native_status() -> NativeStatus:
         library = load_library()
     except OSError as error:
         return NativeStatus(False, str(error))
-    best = int(library.sm3_best_isa())
-    note = str(library.sm3_amx_missing().decode())
-    return NativeStatus(True, note, ISA_NAMES[best], ISA_NAMES[: best + 1])
+    usable = int(library.sm3_usable_isas())
+    isas = tuple(name for idx, name in enumerate(ISA_NAMES) if usable >> idx & 1)
+    return NativeStatus(True, str(library.sm3_amx_missing().decode()), isas[-1], isas)
 
 
 def last_error(library: ctypes.CDLL) -> str:

@@ -1,4 +1,4 @@
-"""Builds the native library with each sanitizer and sanitize.cpp, AMX tiles emulated, and runs it."""
+"""Builds the native library with each sanitizer and exercise.cpp, AMX tiles emulated, and runs it."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             library, program = Path(folder) / "libsmollm3.so", Path(folder) / "sanitize"
             build_library(compiler, ROOT / "csrc", library, flags)
-            source = str(ROOT / "tests/native/sanitize.cpp")
+            source = str(ROOT / "tests/native/exercise.cpp")
             command = [
                 compiler,
                 "-std=c++17",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from smollm3.native.library import native_status
+from smollm3.native.library import ISA_NAMES, native_status
 from smollm3.native.matrix import KIND_W4, Layout
 from smollm3.native.quantize import (
     ALIGNMENT,
@@ -108,8 +108,8 @@ def test_one_result_for_every_instruction_set_and_number_of_threads(name: str) -
     layout, x = SCHEMES[name], weights(49)
     x[3], x[5, :64] = 0, 1e-6  # rows without a scale, and with a subnormal one
     expected = quantize(x, layout, isa=0).data
-    for isa in range(len(native_status().isas)):
-        assert np.array_equal(quantize(x, layout, isa=isa, threads=3).data, expected)
+    for isa in native_status().isas:
+        assert np.array_equal(quantize(x, layout, isa=ISA_NAMES.index(isa), threads=3).data, expected)
 
 
 @pytest.mark.parametrize("name", ["int4-g64", "int4-min-g32", "int6-g64", "int8-g128", "nf4-g64"])

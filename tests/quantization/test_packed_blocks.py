@@ -13,7 +13,7 @@ from tiny_models import tiny_model
 from smollm3 import AutoTokenizer, SmolLM3ForCausalLM
 from smollm3.errors import CheckpointError, MissingDependencyError, ParameterError
 from smollm3.model.native_runner import refusal
-from smollm3.native.library import NativeStatus
+from smollm3.native.library import ISA_NAMES, NativeStatus, native_status
 from smollm3.native.matrix import KIND_W4, Layout, matmul
 from smollm3.native.repack import BLOCK_LAYOUTS, bytes_of_block, pack_blocks
 from smollm3.quantization.packed import PackedEmbedding, PackedLinear
@@ -56,15 +56,13 @@ def test_packing_keeps_every_weight(kind: str, rows: int) -> None:
     assert np.array_equal(matrix.unpack(), floats.astype(np.float32).reshape(rows, 160))
 
 
-@pytest.mark.parametrize("isa", [0, -1])
-def test_the_lowest_code_of_q8_0_multiplies_right(isa: int) -> None:
-    from smollm3.native.library import native_status
-
+@pytest.mark.parametrize("isa", native_status().isas)
+def test_the_lowest_code_of_q8_0_multiplies_right(isa: str) -> None:
     codes = np.full((16, 1, 32), -128, np.int8)
     blocks = np.concatenate([np.ones((16, 1, 1), np.float16).view(np.uint8), codes.view(np.uint8)], axis=-1)
     matrix = pack_blocks(blocks.reshape(16, 34), KEPT["Q8_0"])
     x = np.linspace(-1, 1, 32, dtype=np.float32)[None] ** 3 + 0.1
-    got = matmul(matrix, x, range(len(native_status().isas))[isa])
+    got = matmul(matrix, x, ISA_NAMES.index(isa))
     assert np.allclose(got, x.sum() * -128, rtol=0.02)
 
 

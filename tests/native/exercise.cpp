@@ -1,5 +1,6 @@
-// Runs the whole native engine under the sanitizers (`make sanitize`): every layout, instruction set and cache,
-// mixed batches on several threads, two engines at once, steps that must be refused, and the making of panels.
+// Runs the whole native engine: every layout, instruction set and cache, mixed batches on several threads, two engines
+// at once, steps that must be refused, and the making of panels. Under the sanitizers (`make sanitize`), and as Arm code
+// (test_arm.py), for which it prints a digest of every run's logits.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,7 @@ std::unique_ptr<Packed> make(int32_t kind, int32_t group, bool min, bool table, 
     auto packed = std::make_unique<Packed>();
     Sm3Matrix& w = packed->matrix;
     w.kind = kind, w.group = group, w.rows = rows, w.cols = cols;
-    w.zero = kind == SM3_W8 ? 128 : min || table ? 0 : 8;
+    w.zero = kind == SM3_W8 ? 128 : kind == SM3_W6 ? 32 : min || table ? 0 : 8;
     w.has_min = min, w.has_table = table;
     for (int i = 0; i < 16; i++) w.table[i] = int8_t(i * 15 - 127);
     if (kind == SM3_BF16) {
@@ -33,7 +34,7 @@ std::unique_ptr<Packed> make(int32_t kind, int32_t group, bool min, bool table, 
         for (size_t i = 0; i < packed->data.size(); i += 2) packed->data[i] = uint8_t(rng()), packed->data[i + 1] = 0x3c;
     } else {
         std::vector<uint8_t> codes(size_t(rows * cols));
-        for (auto& code : codes) code = uint8_t(kind == SM3_W8 ? 1 + rng() % 255 : rng() % 16);
+        for (auto& code : codes) code = uint8_t(kind == SM3_W8 ? 1 + rng() % 255 : rng() % (kind == SM3_W6 ? 64 : 16));
         std::vector<float> scales(size_t(rows * cols / group), 0.01f), mins(scales.size(), -0.05f);
         packed->data.resize(size_t(sm3_packed_size(&w)));
         if (sm3_pack(&w, codes.data(), scales.data(), mins.data(), packed->data.data())) abort();
@@ -91,9 +92,17 @@ std::vector<int32_t> tokens(int count) {
     return ids;
 }
 
-void run(const Model& model, int32_t isa, int32_t kv_bits) {
+// Fowler-Noll-Vo of the bits.
+uint64_t digest(const std::vector<float>& x) {
+    uint64_t hash = 14695981039346656037u;
+    const uint8_t* bytes = (const uint8_t*)x.data();
+    for (size_t i = 0; i < x.size() * sizeof(float); i++) hash = (hash ^ bytes[i]) * 1099511628211u;
+    return hash;
+}
+
+uint64_t run(const Model& model, int32_t isa, int32_t kv_bits) {
     Sm3Engine* engine = sm3_create(&model.model, 3, isa, kv_bits, 16);
-    if (!engine) return void(failures++);
+    if (!engine) return failures++, 0;
     std::vector<float> whole, pieces;
     failures += step(engine, tokens(133), {0, 133}, {0}, {3, 1, 4}, 3, &whole) != 0;
     auto ids = tokens(133);
@@ -107,6 +116,7 @@ void run(const Model& model, int32_t isa, int32_t kv_bits) {
     failures += step(engine, {-1}, {0, 1}, {0}, {5}, 1) == 0;         // no such token
     failures += step(engine, tokens(65), {0, 65}, {0}, {5}, 1) == 0;  // more tokens than blocks
     sm3_destroy(engine);
+    return digest(whole);
 }
 
 // Every way into panels and out of them, on odd sizes and three threads.
@@ -133,7 +143,7 @@ void make_panels(const Sm3Matrix& layout, int32_t isa) {
         failures += sm3_unpack_nibbles(&w, kept.data()) != 0;
         failures += codes != kept;
     }
-    if (!w.has_table) {
+    if (!w.has_table && w.kind != SM3_W6) {
         const size_t block = 2 + 2 * w.has_min + (w.kind == SM3_W4 ? 16 : 32);
         const std::vector<uint8_t> blocks(ROWS * COLS / 32 * block, 0x11);
         failures += sm3_pack_blocks(&w, blocks.data(), panels.data(), 3) != 0;
@@ -145,18 +155,24 @@ void make_panels(const Sm3Matrix& layout, int32_t isa) {
 int main() {
     struct Layout { int32_t kind, group; bool min, table; };
     const Layout layouts[] = {{SM3_BF16, 32, false, false}, {SM3_W4, 32, false, false}, {SM3_W4, 32, true, false},
-                              {SM3_W4, 32, false, true},    {SM3_W8, 32, false, false}};
+                              {SM3_W4, 32, false, true},    {SM3_W6, 32, false, false}, {SM3_W8, 32, false, false}};
     for (const Layout& layout : layouts) {
         Sm3Matrix matrix{};
         matrix.kind = layout.kind, matrix.group = layout.group, matrix.has_min = layout.min, matrix.has_table = layout.table;
-        matrix.zero = layout.kind == SM3_W8 ? 128 : layout.min || layout.table ? 0 : 8;
+        matrix.zero = layout.kind == SM3_W8 ? 128 : layout.kind == SM3_W6 ? 32 : layout.min || layout.table ? 0 : 8;
         for (int i = 0; i < 16; i++) matrix.table[i] = int8_t(i * 16 - 120);
-        for (int32_t isa = 0; layout.kind != SM3_BF16 && isa <= sm3_best_isa(); isa++) make_panels(matrix, isa);
         const Model model(layout.kind, layout.group, layout.min, layout.table);
-        for (int32_t isa = 0; isa <= sm3_best_isa(); isa++)
-            for (int32_t kv_bits : {16, 8}) run(model, isa, kv_bits);
-        std::thread beside([&] { run(model, sm3_best_isa(), 16); });
-        run(model, sm3_best_isa(), 8);
+        int32_t best = SM3_PORTABLE;
+        for (int32_t isa = 0; isa < SM3_ISAS; isa++) {
+            if (!(sm3_usable_isas() >> isa & 1)) continue;
+            best = isa;
+            if (layout.kind != SM3_BF16) make_panels(matrix, isa);
+            for (int32_t kv_bits : {16, 8})
+                printf("kind %d min %d table %d kv %d isa %d: %016llx\n", layout.kind, layout.min, layout.table, kv_bits, isa,
+                       (unsigned long long)run(model, isa, kv_bits));
+        }
+        std::thread beside([&] { run(model, best, 16); });
+        run(model, best, 8);
         beside.join();
     }
     printf("%d failures\n", failures.load());
