@@ -2,6 +2,7 @@
 #include "engine.h"
 
 #include <math.h>
+#include <string.h>
 
 #include <algorithm>
 #include <stdexcept>
@@ -56,16 +57,21 @@ void Sm3Engine::embed(const Sm3Batch& batch, int64_t tokens) {
     });
 }
 
-// cos and sin of every token's position, in float as the reference computes them.
-void Sm3Engine::angles(const Sm3Batch& batch, int64_t tokens) {
-    const int64_t half = model.head_dim / 2;
-    float *c = cos.get(tokens * half), *s = sin.get(tokens * half);
-    sequence_of.resize(size_t(tokens)), position_of.resize(size_t(tokens));
+// Which sequence each token belongs to, and where in it it stands.
+void Sm3Engine::place(const Sm3Batch& batch) {
+    const size_t tokens = size_t(batch.offsets[batch.sequences]);
+    sequence_of.resize(tokens), position_of.resize(tokens);
     for (int32_t i = 0; i < batch.sequences; i++)
         for (int32_t t = batch.offsets[i]; t < batch.offsets[i + 1]; t++) {
             sequence_of[size_t(t)] = i;
             position_of[size_t(t)] = batch.starts[i] + t - batch.offsets[i];
         }
+}
+
+// cos and sin of every token's position, in float as the reference computes them.
+void Sm3Engine::angles(int64_t tokens) {
+    const int64_t half = model.head_dim / 2;
+    float *c = cos.get(tokens * half), *s = sin.get(tokens * half);
     pool.run(tokens, [&](int64_t t) {
         for (int64_t i = 0; i < half; i++) {
             const float angle = float(position_of[size_t(t)]) * model.inv_freq[i];
@@ -75,16 +81,25 @@ void Sm3Engine::angles(const Sm3Batch& batch, int64_t tokens) {
     });
 }
 
+// Only these tokens go on, as tokens 0, 1, ...
+void Sm3Engine::keep(const int32_t* tokens, int64_t count) {
+    const int64_t size = model.hidden;
+    float *h = hidden.get(0), *kept = rows.get(count * size);
+    std::vector<int32_t> sequences, positions;
+    for (int64_t i = 0; i < count; i++) {
+        memcpy(kept + i * size, h + tokens[i] * size, sizeof(float) * size_t(size));
+        sequences.push_back(sequence_of[size_t(tokens[i])]), positions.push_back(position_of[size_t(tokens[i])]);
+    }
+    memcpy(h, kept, sizeof(float) * size_t(count * size));
+    sequence_of = std::move(sequences), position_of = std::move(positions);
+    angles(count);
+}
+
+// Of the tokens that are left, one for each row of logits.
 void Sm3Engine::logits(const Sm3Batch& batch) {
-    const int64_t size = model.hidden, count = batch.num_logits;
-    const float* h = hidden.get(0);
-    float* x = rows.get(count * size);
-    input.resize(count, size, group);
-    each_token(pool, count, [&](int64_t i) {
-        kernels->rms_norm(h + batch.logit_rows[i] * size, model.final_norm, size, model.norm_eps, x + i * size);
-        prepare(input, i, x + i * size, 0, size);
-    });
-    if (count > 0) multiply(input, {{&model.head, batch.logits, model.vocab, false}});
+    if (batch.num_logits < 1) return;
+    prepare_normed(hidden.get(0), batch.num_logits, model.final_norm);
+    multiply(input, {{&model.head, batch.logits, model.vocab, false}});
 }
 
 static void check_batch(const Sm3Engine& engine, const Sm3Batch& batch) {
@@ -104,26 +119,41 @@ static void check_batch(const Sm3Engine& engine, const Sm3Batch& batch) {
             throw std::invalid_argument("token id " + std::to_string(batch.token_ids[t]) + " is outside the vocabulary of " +
                                         std::to_string(engine.model.vocab));
     for (int32_t i = 0; i < batch.num_logits; i++)
-        if (batch.logit_rows[i] < 0 || batch.logit_rows[i] >= tokens) throw std::invalid_argument("a logit row is outside the batch");
+        if (batch.logit_rows[i] < (i ? batch.logit_rows[i - 1] + 1 : 0) || batch.logit_rows[i] >= tokens)
+            throw std::invalid_argument("a logit row is outside the batch, or not after the one before");
+}
+
+// A layer, or its first or second half, in pieces of about the same size, of whole tiles.
+void Sm3Engine::layer_step(const Sm3Batch& batch, int32_t layer, int64_t tokens, Half half) {
+    if (tokens < 1) return;
+    const int64_t piece = round_up(tile_count(tokens, tile_count(tokens, PIECE)), kernels->max_tile);
+    for (int64_t begin = 0; begin < tokens; begin += piece) {
+        const int64_t end = std::min(tokens, begin + piece);
+        attention(batch, layer, begin, end, half);
+        if (half != Half::remember) feed_forward(layers[size_t(layer)], begin, end);
+    }
 }
 
 void Sm3Engine::forward(const Sm3Batch& batch) {
     check_batch(*this, batch);
     const int64_t tokens = batch.offsets[batch.sequences];
     embed(batch, tokens);
-    angles(batch, tokens);
-    // Pieces of about the same size, of whole tiles.
-    const int64_t piece = round_up(tile_count(tokens, tile_count(tokens, PIECE)), kernels->max_tile);
-    for (int32_t i = 0; i < model.layers; i++)
-        for (int64_t begin = 0; begin < tokens; begin += piece) {
-            const int64_t end = std::min(tokens, begin + piece);
-            attention(batch, i, begin, end);
-            feed_forward(layers[size_t(i)], begin, end);
-        }
+    place(batch);
+    angles(tokens);
+    const int32_t last = model.layers - 1;
+    for (int32_t i = 0; i < last; i++) layer_step(batch, i, tokens, Half::both);
+    // Beyond the last layer's keys and values, only tokens whose logits are wanted matter, unless all states are.
+    const bool few = batch.num_logits < tokens, early = few && !batch.hidden;
+    layer_step(batch, last, tokens, early ? Half::remember : Half::both);
+    if (early) {
+        keep(batch.logit_rows, batch.num_logits);
+        layer_step(batch, last, batch.num_logits, Half::ask);
+    }
     if (batch.hidden)
         pool.run(tokens, [&](int64_t t) {
             kernels->rms_norm(hidden.get(0) + t * model.hidden, model.final_norm, model.hidden, model.norm_eps,
                               batch.hidden + t * model.hidden);
         });
+    if (few && !early) keep(batch.logit_rows, batch.num_logits);
     logits(batch);
 }

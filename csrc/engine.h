@@ -43,6 +43,8 @@ struct Use {
     bool accumulate;
 };
 
+enum class Half { both, remember, ask };  // of attention: keys and values into the cache, queries out of it
+
 struct Sm3Engine {
     Sm3Model model;
     std::vector<Sm3Layer> layers;
@@ -68,11 +70,17 @@ struct Sm3Engine {
     void prepare_normed(const float* h, int64_t tokens, const float* norm);
     void multiply(const Prepared& x, std::initializer_list<Use> uses);
     void embed(const Sm3Batch& batch, int64_t tokens);
-    void angles(const Sm3Batch& batch, int64_t tokens);
+    void place(const Sm3Batch& batch);
+    void angles(int64_t tokens);
+    void keep(const int32_t* tokens, int64_t count);
     int64_t splits_of(int64_t begin, int64_t end) const;
-    void attention(const Sm3Batch& batch, int32_t layer, int64_t begin, int64_t end);
+    void turn(const Sm3Layer& layer, int64_t token, int32_t heads, float* x);
+    void append(const Sm3Batch& batch, int32_t layer, int64_t token, const float* key, const float* value);
+    void attention(const Sm3Batch& batch, int32_t layer, int64_t begin, int64_t end, Half half);
+    void answer(const Sm3Batch& batch, int32_t layer, int64_t begin, int64_t end, float* queries);
     void attend(const Sm3Batch& batch, int32_t layer, int64_t first, int64_t last, float* queries);
     void feed_forward(const Sm3Layer& layer, int64_t begin, int64_t end);
+    void layer_step(const Sm3Batch& batch, int32_t layer, int64_t tokens, Half half);
     void logits(const Sm3Batch& batch);
     void forward(const Sm3Batch& batch);
 

@@ -55,40 +55,63 @@ int64_t Sm3Engine::splits_of(int64_t begin, int64_t end) const {
     return *std::max_element(position_of.begin() + begin, position_of.begin() + end) / SPLIT + 1;
 }
 
-// Attention of the tokens [begin, end), whose keys and values join the cache.
-void Sm3Engine::attention(const Sm3Batch& batch, int32_t index, int64_t begin, int64_t end) {
+// The heads of a token's query or key, turned by its position.
+void Sm3Engine::turn(const Sm3Layer& layer, int64_t token, int32_t heads, float* x) {
+    const int32_t dim = model.head_dim;
+    const int64_t at = token * (dim / 2);
+    for (int32_t head = 0; layer.use_rope && head < heads; head++)
+        kernels->rope(x + head * dim, cos.get(0) + at, sin.get(0) + at, dim);
+}
+
+// A token's key and value join the cache.
+void Sm3Engine::append(const Sm3Batch& batch, int32_t index, int64_t token, const float* key, const float* value) {
+    const int32_t position = position_of[size_t(token)];
+    const int32_t* table = batch.blocks + int64_t(sequence_of[size_t(token)]) * batch.max_blocks;
+    for (int32_t head = 0; head < model.kv_heads; head++)
+        kernels->kv_append(kv(index), table[position / KV_BLOCK], position % KV_BLOCK, head, key + head * model.head_dim,
+                           value + head * model.head_dim);
+}
+
+// Attention of the tokens [begin, end), whose keys and values join the cache; or one half of it.
+void Sm3Engine::attention(const Sm3Batch& batch, int32_t index, int64_t begin, int64_t end, Half half) {
     const Sm3Layer& layer = layers[size_t(index)];
     const int32_t dim = model.head_dim;
     const int64_t q_size = int64_t(model.heads) * dim, kv_size = int64_t(model.kv_heads) * dim, tokens = end - begin;
+    const bool asks = half != Half::remember, remembers = half != Half::ask;
     float* h = hidden.get(0) + begin * model.hidden;
     prepare_normed(h, tokens, layer.input_norm);
     float *queries = rows.get(tokens * q_size), *keys = k.get(tokens * kv_size), *values = v.get(tokens * kv_size);
-    multiply(input, {{&layer.q, queries, q_size, false}, {&layer.k, keys, kv_size, false}, {&layer.v, values, kv_size, false}});
-    const KvLayer store = kv(index);
+    const Use to_queries{&layer.q, queries, q_size, false};
+    const Use to_keys{&layer.k, keys, kv_size, false}, to_values{&layer.v, values, kv_size, false};
+    if (!asks) multiply(input, {to_keys, to_values});
+    else if (!remembers) multiply(input, {to_queries});
+    else multiply(input, {to_queries, to_keys, to_values});
     const float scale = 1.0f / sqrtf(float(dim));
     each_token(pool, tokens, [&](int64_t t) {
-        const float *c = cos.get(0) + (begin + t) * (dim / 2), *s = sin.get(0) + (begin + t) * (dim / 2);
-        const int32_t position = position_of[size_t(begin + t)];
-        const int32_t* table = batch.blocks + int64_t(sequence_of[size_t(begin + t)]) * batch.max_blocks;
-        for (int32_t head = 0; head < model.heads; head++) {
-            float* at = queries + t * q_size + head * dim;
-            if (layer.use_rope) kernels->rope(at, c, s, dim);
-            for (int32_t d = 0; d < dim; d++) at[d] *= scale;
+        float *query = queries + t * q_size, *key = keys + t * kv_size;
+        if (asks) {
+            turn(layer, begin + t, model.heads, query);
+            for (int64_t i = 0; i < q_size; i++) query[i] *= scale;
         }
-        for (int32_t head = 0; head < model.kv_heads; head++) {
-            float* at = keys + t * kv_size + head * dim;
-            if (layer.use_rope) kernels->rope(at, c, s, dim);
-            kernels->kv_append(store, table[position / KV_BLOCK], position % KV_BLOCK, head, at,
-                               values + t * kv_size + head * dim);
+        if (remembers) {
+            turn(layer, begin + t, model.kv_heads, key);
+            append(batch, index, begin + t, key, values + t * kv_size);
         }
     });
+    if (asks) answer(batch, index, begin, end, queries);
+}
+
+// What the queries of the tokens [begin, end) find in the cache, multiplied and added to the tokens.
+void Sm3Engine::answer(const Sm3Batch& batch, int32_t index, int64_t begin, int64_t end, float* queries) {
+    const int32_t dim = model.head_dim;
+    const int64_t q_size = int64_t(model.heads) * dim, tokens = end - begin;
     const int64_t per_token = int64_t(model.heads) * splits_of(begin, end) * (dim + 2);
     const int64_t chunk = std::max<int64_t>(1, PARTIAL_BUDGET / per_token);
     for (int64_t t = begin; t < end; t += chunk)
         attend(batch, index, t, std::min(end, t + chunk), queries + (t - begin) * q_size);
     input.resize(tokens, q_size, group);
     each_token(pool, tokens, [&](int64_t t) { prepare(input, t, queries + t * q_size, 0, q_size); });
-    multiply(input, {{&layer.o, h, model.hidden, true}});
+    multiply(input, {{&layers[size_t(index)].o, hidden.get(0) + begin * model.hidden, model.hidden, true}});
 }
 
 // Queries of tokens [first, last) become what they find: partials over fixed splits of the context, merged in order.

@@ -74,13 +74,14 @@ struct Model {
 
 std::atomic<int> failures{0};
 
+// One sequence gives its states too; several, whose tokens without logits end with the last layer's keys, do not.
 int32_t step(Sm3Engine* engine, std::vector<int32_t> ids, std::vector<int32_t> offsets, std::vector<int32_t> starts,
              std::vector<int32_t> blocks, int32_t max_blocks, std::vector<float>* last = nullptr) {
     std::vector<int32_t> rows;
     for (size_t i = 1; i < offsets.size(); i++) rows.push_back(offsets[i] - 1);
     std::vector<float> logits(rows.size() * Model::VOCAB), hidden(ids.size() * Model::HIDDEN);
     Sm3Batch batch{int32_t(starts.size()), max_blocks, ids.data(), offsets.data(), starts.data(), blocks.data(),
-                   rows.data(), int32_t(rows.size()), logits.data(), hidden.data()};
+                   rows.data(), int32_t(rows.size()), logits.data(), starts.size() > 1 ? nullptr : hidden.data()};
     const int32_t result = sm3_forward(engine, &batch);
     if (last) last->assign(logits.end() - Model::VOCAB, logits.end());
     return result;
