@@ -43,11 +43,12 @@ class LlamaCpp:
         with urllib.request.urlopen(request, timeout=60) as response:
             return json.loads(response.read())
 
-    def tokenize(self, path: Path, text: str) -> list[int]:
-        """The ids of a text that spells special tokens, without bos and eos."""
-        return list(
-            self.post(path, "/tokenize", content=text, parse_special=True, add_special=False)["tokens"]
-        )
+    def tokenize(
+        self, path: Path, text: str, *, parse_special: bool = True, add_special: bool = False
+    ) -> list[int]:
+        """The ids of a text; special tokens that it spells count, bos and eos are not put around it."""
+        body = {"content": text, "parse_special": parse_special, "add_special": add_special}
+        return list(self.post(path, "/tokenize", **body)["tokens"])
 
     def greedy(self, path: Path, prompt_ids: list[int], count: int) -> list[int]:
         body = {"prompt": prompt_ids, "n_predict": count, "temperature": 0, "return_tokens": True}

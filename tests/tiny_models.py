@@ -8,9 +8,23 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from smollm3.model.config import SmolLM3Config
+from smollm3.model.heads import (
+    SmolLM3ForQuestionAnswering,
+    SmolLM3ForSequenceClassification,
+    SmolLM3ForTokenClassification,
+)
 from smollm3.model.module import SmolLM3PreTrainedModel
+from smollm3.model.smollm3 import SmolLM3ForCausalLM, SmolLM3Model
 
 Model = TypeVar("Model", bound=SmolLM3PreTrainedModel)
+
+MODEL_CLASSES: list[Any] = [
+    SmolLM3Model,
+    SmolLM3ForCausalLM,
+    SmolLM3ForSequenceClassification,
+    SmolLM3ForTokenClassification,
+    SmolLM3ForQuestionAnswering,
+]
 
 CORPUS = [
     "Ada Lovelace wrote to Charles Babbage in London about the engine.",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_files import CAUSAL, edit_config, write_checkpoint
-from tiny_models import tiny_model
+from tiny_models import MODEL_CLASSES, tiny_model
 from torch import Tensor
 
 from smollm3.checkpoint.safetensors import SafetensorsFile
@@ -23,14 +23,7 @@ from smollm3.model.heads import (
 )
 from smollm3.model.smollm3 import SmolLM3ForCausalLM, SmolLM3Model
 
-CLASSES: list[Any] = [
-    SmolLM3Model,
-    SmolLM3ForCausalLM,
-    SmolLM3ForSequenceClassification,
-    SmolLM3ForTokenClassification,
-    SmolLM3ForQuestionAnswering,
-]
-HEADS = CLASSES[2:]
+HEADS = MODEL_CLASSES[2:]
 Tensors = dict[str, Tensor]
 IDS = torch.arange(4, 16)[None]
 
@@ -53,7 +46,7 @@ def warned(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 # Names
 
 
-@pytest.mark.parametrize("model_class", CLASSES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("model_class", MODEL_CLASSES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("prefix", ["", "model.", "transformer."])
 def test_the_base_is_found_under_every_prefix(prefix: str, model_class: Any, tmp_path: Path) -> None:
     stored = base_tensors()
@@ -240,7 +233,7 @@ def test_a_tied_head_that_differs_is_an_error_with_a_way_out(head: Tensor, tmp_p
     assert torch.equal(SmolLM3Model.from_pretrained(folder).embed_tokens.weight, embedding())
 
 
-@pytest.mark.parametrize("model_class", CLASSES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("model_class", MODEL_CLASSES, ids=lambda kind: kind.__name__)
 def test_of_a_tied_pair_the_head_alone_is_enough(model_class: Any, tmp_path: Path) -> None:
     folder = causal_with_head(embedding(), tmp_path, drop_embedding=True)
     model = model_class.from_pretrained(folder)

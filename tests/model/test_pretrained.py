@@ -8,25 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from tiny_models import tiny_config, tiny_model
+from tiny_models import MODEL_CLASSES, tiny_config, tiny_model
 
 import smollm3.checkpoint.safetensors as writer
 from smollm3.errors import CheckpointError, ParameterError
 from smollm3.model.generation_config import GenerationConfig
-from smollm3.model.heads import (
-    SmolLM3ForQuestionAnswering,
-    SmolLM3ForSequenceClassification,
-    SmolLM3ForTokenClassification,
-)
 from smollm3.model.smollm3 import SmolLM3ForCausalLM, SmolLM3Model
-
-CLASSES: list[Any] = [
-    SmolLM3Model,
-    SmolLM3ForCausalLM,
-    SmolLM3ForSequenceClassification,
-    SmolLM3ForTokenClassification,
-    SmolLM3ForQuestionAnswering,
-]
 
 
 def causal(**changes: Any) -> SmolLM3ForCausalLM:
@@ -53,7 +40,7 @@ def listing(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("model_class", CLASSES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("model_class", MODEL_CLASSES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("shard", ["5GB", "20KB", 1])
 def test_every_class_comes_back(model_class: Any, shard: Any, tied: bool, tmp_path: Path) -> None:
     model = tiny_model(model_class, tie_word_embeddings=tied)

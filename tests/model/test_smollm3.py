@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import MODEL_CLASSES
 from tiny_rows import close, ids_of, model, padded, tiny
 from torch import Tensor
 
@@ -16,15 +17,7 @@ from smollm3.model.heads import (
     SmolLM3ForSequenceClassification,
     SmolLM3ForTokenClassification,
 )
-from smollm3.model.smollm3 import SmolLM3ForCausalLM, SmolLM3Model
-
-CLASSES: list[Any] = [
-    SmolLM3Model,
-    SmolLM3ForCausalLM,
-    SmolLM3ForSequenceClassification,
-    SmolLM3ForTokenClassification,
-    SmolLM3ForQuestionAnswering,
-]
+from smollm3.model.smollm3 import SmolLM3ForCausalLM
 
 
 def test_no_rope_layers_do_not_see_positions_and_rope_layers_do() -> None:
@@ -34,7 +27,7 @@ def test_no_rope_layers_do_not_see_positions_and_rope_layers_do() -> None:
     assert not torch.allclose(with_rope(ids, position_ids=far).logits, with_rope(ids).logits, atol=1e-3)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", MODEL_CLASSES)
 def test_gradient_checkpointing_changes_nothing_but_memory(cls: Any) -> None:
     torch.manual_seed(0)
     net = cls(tiny(classifier_dropout=0.0)).train()
@@ -81,7 +74,7 @@ def test_caches_are_returned_when_asked_for() -> None:
     assert model(use_cache=False)(ids).past_key_values is None
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", MODEL_CLASSES)
 def test_built_on_the_meta_device_and_filled_later(cls: Any) -> None:
     torch.manual_seed(0)
     real = cls(tiny()).eval()
@@ -198,7 +191,7 @@ def test_misuse_gets_one_line() -> None:
         flash(ids)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", MODEL_CLASSES)
 def test_every_class_learns(cls: Any) -> None:
     """One parameter group, a few steps: the loss of a fixed batch falls, so gradients reach everything."""
     torch.manual_seed(0)

@@ -1,11 +1,7 @@
 """GGUF files, read by us, by transformers and by llama.cpp: same weights, same logits."""
 
-import json
 import math
-import subprocess
-import sys
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import torch
 import transformers
 from gguf_blocks import BLOCKS
 from gguf_files import gguf_name, write_config, write_gguf
+from llama_cpp_server import LlamaCpp, llama_cpp_process
 from tiny_models import tiny_config, tiny_model
 from torch import Tensor
 from transformers.utils import logging as hf_logging
@@ -138,43 +135,11 @@ def test_auto_reads_a_file_in_its_own_dtype(tmp_path: Path) -> None:
 
 # llama.cpp
 
-SERVE = """
-import sys, xllamacpp
-servers = []
-for path in sys.stdin:
-    params = xllamacpp.CommonParams()
-    params.model.path = path.strip()
-    params.hostnames = ["127.0.0.1"]
-    params.port, params.n_ctx, params.n_parallel, params.warmup = 0, 256, 1, False
-    params.cpuparams.n_threads = 1
-    servers.append(xllamacpp.Server(params))
-    print(servers[-1].listening_address, flush=True)
-"""
-
 
 @pytest.fixture(scope="module")
-def llama_cpp() -> Iterator[Callable[[Path, list[int]], dict[int, float]]]:
-    """Give llama.cpp's log-probabilities of the id after a prompt; in a process that can be killed."""
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-c", SERVE]
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def ask(path: Path, ids: list[int]) -> dict[int, float]:
-            print(path, file=process.stdin, flush=True)
-            address = process.stdout.readline().strip()
-            body = {"prompt": ids, "n_predict": 1, "n_probs": 64, "temperature": -1.0, "cache_prompt": False}
-            headers = {"Content-Type": "application/json"}
-            request = urllib.request.Request(address + "/completion", json.dumps(body).encode(), headers)
-            with urllib.request.urlopen(request, timeout=60) as response:
-                answer = json.loads(response.read())
-            return {
-                top["id"]: top["logprob"] for top in answer["completion_probabilities"][0]["top_logprobs"]
-            }
-
-        yield ask
-        process.kill()
+def llama_cpp() -> Iterator[LlamaCpp]:
+    with llama_cpp_process() as llama:
+        yield llama
 
 
 def with_tokenizer(path: Path, model: SmolLM3ForCausalLM, **how: Any) -> Path:
@@ -214,9 +179,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_llama_cpp_agrees_on_the_next_token(
-    case: str, llama_cpp: Callable[[Path, list[int]], dict[int, float]], tmp_path: Path
-) -> None:
+def test_llama_cpp_agrees_on_the_next_token(case: str, llama_cpp: LlamaCpp, tmp_path: Path) -> None:
     how = dict(CASES[case])
     shape = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 64, "rope_theta": 1000.0}
     original = tiny_model(
@@ -224,7 +187,7 @@ def test_llama_cpp_agrees_on_the_next_token(
     )
     path = with_tokenizer(tmp_path / "x.gguf", original, **how)
     ids = [(7 * i * i + 3 * i) % 62 + 2 for i in range(90)]
-    expected = llama_cpp(path, ids)
+    expected = llama_cpp.next_logprobs(path, ids)
     found = logits_of(ours(path), torch.tensor([ids]))[0, -1].log_softmax(-1)
     assert len(expected) > 20
     for token_id, logprob in expected.items():

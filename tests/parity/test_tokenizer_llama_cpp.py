@@ -1,9 +1,6 @@
 """Ids equal llama.cpp's, and transformers', on tokenizers that come out of GGUF files."""
 
 import json
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import transformers
+from llama_cpp_server import llama_cpp_process
 from token_corpus import SPECIAL, TORTURE, train_backend
 from tokenizers import pre_tokenizers
 
@@ -23,44 +21,11 @@ from smollm3.tokenization import SmolLM3Tokenizer
 Tokenize = Callable[..., list[int]]
 
 
-# One process of its own starts a server per file on a free port of the loopback: taking a server down in this
-# process can block for ever, so the whole process is killed at the end.
-SERVE = """
-import sys, xllamacpp
-servers = []
-for path in sys.stdin:
-    params = xllamacpp.CommonParams()
-    params.model.path = path.strip()
-    params.hostnames = ["127.0.0.1"]
-    params.port, params.n_ctx, params.n_parallel, params.warmup = 0, 64, 1, False
-    servers.append(xllamacpp.Server(params))
-    print(servers[-1].listening_address, flush=True)
-"""
-
-
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[[Path], Tokenize]]:
     """Start llama.cpp on a file and give its tokenizer."""
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-c", SERVE]
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def start(path: Path) -> Tokenize:
-            print(path, file=process.stdin, flush=True)
-            return partial(tokenize, process.stdout.readline().strip())
-
-        yield start
-        process.kill()
-
-
-def tokenize(address: str, text: str, *, parse_special: bool = True, add_special: bool = False) -> list[int]:
-    body = {"content": text, "parse_special": parse_special, "add_special": add_special}
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(address + "/tokenize", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=30) as response:
-        return list(json.loads(response.read())["tokens"])
+    with llama_cpp_process() as llama:
+        yield lambda path: partial(llama.tokenize, path)
 
 
 def write_gguf(path: Path, pre: str, **metadata: Any) -> Path:
