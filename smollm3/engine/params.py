@@ -57,7 +57,8 @@ class SamplingParams:
         nothing is asked but what the prompt gives.
     min_new_tokens: no eos id can be chosen before so many tokens.
     temperature: 0 with do_sample is greedy. With do_sample off, temperature, top_k, top_p, min_p have no say.
-    repetition_penalty: divides (or multiplies) logits of ids in prompt and answer; 1 is off.
+    repetition_penalty: divides (or multiplies) logits of ids in prompt and answer; 1 is off, and beyond 1e-4
+        and 1e4 it is these.
     presence_penalty, frequency_penalty: subtracted from logits of generated ids, once and per occurrence.
     logit_bias: id -> number added to its logit. bad_words_ids: id sequences that are never completed.
     seed: None draws one from torch's global generator, so torch.manual_seed reproduces it.

@@ -16,6 +16,7 @@ from torch import Tensor
 NUM_CANDIDATES = 64  # likeliest ids that mostly hold a nucleus; else 16 times more, and so on to all
 NUM_LINES = 64  # a row is laid out as, to look for its largest logits by columns
 COLDEST = 1e-30  # temperature: logits divided by less overflow, and the likeliest id has all mass long before
+STRONGEST = 1e4  # repetition penalty, and one over it: beyond, logits overflow once divided by COLDEST
 CACHED = 2**18  # logits at a time on the CPU: what is computed from them stays in its cache
 STRETCH = 512  # neighbouring ids whose masses are summed before one of them is drawn
 
@@ -27,7 +28,7 @@ def add_(logits: Tensor, rows: Tensor, ids: Tensor, values: Tensor) -> None:
 
 def penalise_repetition_(logits: Tensor, rows: Tensor, ids: Tensor, penalties: Tensor) -> None:
     """Divide positive logits at (rows, ids) by penalties [N], multiply negative ones."""
-    x = logits[rows, ids]
+    x, penalties = logits[rows, ids], penalties.clamp(1 / STRONGEST, STRONGEST)
     logits[rows, ids] = torch.where(x < 0, x * penalties, x / penalties)
 
 

@@ -105,6 +105,18 @@ def test_the_smallest_temperatures_leave_the_likeliest_id(temperature: float) ->
     assert bool(warped.amax(-1).isfinite().all())
 
 
+@pytest.mark.parametrize("penalty", [5e-324, 1e-300, 1e-30, 1e30, 1e300])
+def test_the_strongest_repetition_penalties_leave_numbers(penalty: float) -> None:
+    logits = torch.tensor([[3.0, 0.0, -7.0, 7.5, -math.inf]])
+    rows, ids = torch.tensor([0, 0, 0, 0]), torch.tensor([0, 1, 2, 4])
+    sampling.penalise_repetition_(logits, rows, ids, torch.tensor([penalty] * 4))
+    likeliest = 0 if penalty < 1 else 3
+    assert logits[0].argmax() == likeliest
+    warped = warp(logits, {"temperature": 1e-300})
+    assert not warped.isnan().any()
+    assert sampling.draw(warped, [0.5]).tolist() == [likeliest]
+
+
 def test_options_that_are_off_change_nothing() -> None:
     logits = torch.randn(2, 7)
     assert torch.equal(warp(logits, {}, {}), logits)
