@@ -51,6 +51,13 @@ static bool has_avx2() {  // FMA, AVX, F16C; AVX2
     const Processor& p = processor();
     return all(p.saved, {1, 2}) && all(p.one_c, {12, 28, 29}) && all(p.seven_b, {5});
 }
+static bool has_avxvnni() {
+#if defined(SM3_EMULATED)
+    return has_avx2();
+#else
+    return has_avx2() && all(processor().more_a, {4});
+#endif
+}
 static bool has_avx512() {  // F, DQ, BW, VL, VNNI
     const Processor& p = processor();
     return has_avx2() && all(p.saved, {5, 6, 7}) && all(p.seven_b, {16, 17, 30, 31}) && all(p.seven_c, {11});
@@ -59,7 +66,7 @@ static bool has_avx512bf16() { return has_avx512() && all(processor().more_a, {5
 
 static bool has_amx() {  // the system keeps tiles, and the processor has tiles and their products of bf16 and int8
     if (!has_avx512bf16()) return false;
-#if defined(SM3_AMX_EMULATED)
+#if defined(SM3_EMULATED)
     return true;
 #else
     return all(processor().saved, {17, 18}) && all(processor().seven_d, {22, 24, 25});
@@ -68,7 +75,7 @@ static bool has_amx() {  // the system keeps tiles, and the processor has tiles 
 
 // Asks the kernel once for this process's use of tiles.
 static bool amx_granted() {
-#if defined(SM3_AMX_EMULATED)
+#if defined(SM3_EMULATED)
     return true;
 #elif defined(__linux__)
     return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
@@ -156,14 +163,15 @@ static bool machine_has(int32_t isa) {
     switch (isa) {
         case SM3_PORTABLE: return true;
         case SM3_AVX2: return has_avx2();
+        case SM3_AVX_VNNI: return has_avxvnni();
         case SM3_AVX512: return has_avx512();
         case SM3_AVX512_BF16: return has_avx512bf16();
         case SM3_AMX: return has_amx() && !*why_no_amx();
         default: return false;
     }
 }
-static const Kernels* const TABLE[SM3_ISAS] = {&kernels_portable,   &kernels_avx2, &kernels_avx512,
-                                               &kernels_avx512bf16, &kernels_amx,  nullptr};
+static const Kernels* const TABLE[SM3_ISAS] = {&kernels_portable, &kernels_avx2, &kernels_avxvnni, &kernels_avx512,
+                                               &kernels_avx512bf16, &kernels_amx, nullptr};
 #elif defined(SM3_ARM64)
 static bool has_dot_products() {
 #if defined(__linux__)
@@ -178,7 +186,7 @@ static bool has_dot_products() {
 }
 static bool machine_has(int32_t isa) { return isa == SM3_PORTABLE || (isa == SM3_NEON && has_dot_products()); }
 static const char* why_no_amx() { return ""; }
-static const Kernels* const TABLE[SM3_ISAS] = {&kernels_portable, nullptr, nullptr, nullptr, nullptr, &kernels_neon};
+static const Kernels* const TABLE[SM3_ISAS] = {&kernels_portable, nullptr, nullptr, nullptr, nullptr, nullptr, &kernels_neon};
 #else
 static bool machine_has(int32_t isa) { return isa == SM3_PORTABLE; }
 static const char* why_no_amx() { return ""; }

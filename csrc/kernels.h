@@ -69,6 +69,7 @@ struct Kernels {
 
 extern const Kernels kernels_portable;
 extern const Kernels kernels_avx2;
+extern const Kernels kernels_avxvnni;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512bf16;
 extern const Kernels kernels_amx;

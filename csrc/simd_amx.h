@@ -1,5 +1,5 @@
 // The tile operations of AMX that the kernels use, in two definitions: the machine's own, and with
-// SM3_AMX_EMULATED their meaning in plain C++ after Intel's manual, for tests on machines without AMX.
+// SM3_EMULATED their meaning in plain C++ after Intel's manual, for tests on machines without AMX.
 // A tile is up to 16 rows of up to 64 bytes; tiles are named by the literals 0 to 7.
 #pragma once
 #include <stdint.h>
@@ -11,7 +11,7 @@ struct TileConfig {  // what LDTILECFG reads
 };
 static_assert(sizeof(TileConfig) == 64, "the processor reads 64 bytes");
 
-#if !defined(SM3_AMX_EMULATED)
+#if !defined(SM3_EMULATED)
 // In assembly: gcc 12's own intrinsics do not tell the compiler that LDTILECFG reads 64 bytes and TILELOADD memory, so
 // that stores before them may come after them or never.
 #define tile_configure(config) __asm__ volatile("ldtilecfg %0" : : "m"(*(const TileConfig*)(config)) : "memory")

@@ -1,4 +1,5 @@
-// Sixteen lanes as two AVX2 registers (AVX2, FMA, F16C).
+// Sixteen lanes as two AVX2 registers (AVX2, FMA, F16C). With SM3_AVXVNNI_UNIT dot products are one instruction, or with
+// SM3_EMULATED its meaning in AVX2's.
 #pragma once
 #include <immintrin.h>
 #include <stdint.h>
@@ -8,7 +9,11 @@ struct f32 { __m256 a, b; };
 struct i32 { __m256i a, b; };
 typedef i32 u8;
 
+#if defined(SM3_AVXVNNI_UNIT)
+constexpr int W8_SHIFT = 0;
+#else
 constexpr int W8_SHIFT = 128;  // dot works on signed codes
+#endif
 // Heads by vectors whose sums stay in registers while keys or values pass by.
 constexpr int HEADS_AT_ONCE = 2, VECTORS_AT_ONCE = 2;
 
@@ -132,6 +137,19 @@ static inline u8 u_lookup(u8 table, u8 codes) {
     return {_mm256_shuffle_epi8(table.a, codes.a), _mm256_shuffle_epi8(table.b, codes.b)};
 }
 
+#if defined(SM3_AVXVNNI_UNIT)
+template <bool WIDE>
+static inline __m256i dot_half(__m256i acc, __m256i codes, __m256i a) {
+#if defined(SM3_EMULATED)
+    const __m256i even = _mm256_and_si256(codes, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(codes, 8);
+    const __m256i a_even = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8), a_odd = _mm256_srai_epi16(a, 8);
+    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(even, a_even));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(odd, a_odd));
+#else
+    return _mm256_dpbusd_avx_epi32(acc, codes, a);
+#endif
+}
+#else
 // Codes of up to six bits: pairs of products of at most 63 * 127 cannot saturate in sixteen bits.
 static inline __m256i dot_half_narrow(__m256i acc, __m256i codes, __m256i a) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, a), _mm256_set1_epi16(1)));
@@ -141,14 +159,19 @@ static inline __m256i dot_half_w8(__m256i acc, __m256i codes, __m256i a) {
     const __m256i w = _mm256_xor_si256(codes, _mm256_set1_epi8(char(0x80)));
     return dot_half_narrow(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
 }
+template <bool WIDE>
+static inline __m256i dot_half(__m256i acc, __m256i codes, __m256i a) {
+    return WIDE ? dot_half_w8(acc, codes, a) : dot_half_narrow(acc, codes, a);
+}
+#endif
+
 // acc[lane] += sum of four products of a lane's codes with the four activations at `x`; WIDE: codes of eight bits.
 template <bool WIDE>
 static inline i32 dot(i32 acc, u8 codes, const int8_t* x) {
     int32_t word;
     memcpy(&word, x, 4);
     const __m256i four = _mm256_set1_epi32(word);
-    if (WIDE) return {dot_half_w8(acc.a, codes.a, four), dot_half_w8(acc.b, codes.b, four)};
-    return {dot_half_narrow(acc.a, codes.a, four), dot_half_narrow(acc.b, codes.b, four)};
+    return {dot_half<WIDE>(acc.a, codes.a, four), dot_half<WIDE>(acc.b, codes.b, four)};
 }
 
 typedef i32 bf16x32;

@@ -69,11 +69,12 @@ struct Sm3Batch {
 enum Sm3Isa : int32_t {
     SM3_PORTABLE = 0,
     SM3_AVX2 = 1,
-    SM3_AVX512 = 2,
-    SM3_AVX512_BF16 = 3,
-    SM3_AMX = 4,
-    SM3_NEON = 5,
-    SM3_ISAS = 6,
+    SM3_AVX_VNNI = 2,
+    SM3_AVX512 = 3,
+    SM3_AVX512_BF16 = 4,
+    SM3_AMX = 5,
+    SM3_NEON = 6,
+    SM3_ISAS = 7,
 };
 
 struct Sm3Engine;

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ABI_VERSION = 3
 LIBRARY_NAMES = ("_smollm3.so", "_smollm3.dylib", "_smollm3.dll")
-ISA_NAMES = ("portable", "avx2", "avx512", "avx512bf16", "amx", "neon")
+ISA_NAMES = ("portable", "avx2", "avxvnni", "avx512", "avx512bf16", "amx", "neon")
 KIND_BF16, KIND_W4, KIND_W8, KIND_W6 = 0, 1, 2, 3
 
 

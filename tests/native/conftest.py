@@ -1,4 +1,4 @@
-"""The native library built with emulated AMX tiles, once for all tests that want it."""
+"""The native library built with emulated AMX tiles and AVX-VNNI, once for all tests that want it."""
 
 import ctypes
 import sys
@@ -19,5 +19,5 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     path = tmp_path_factory.mktemp("amx") / "libsmollm3.so"
     compiler = find_compiler()
     assert compiler is not None
-    build_library(compiler, ROOT / "csrc", path, ["-DSM3_AMX_EMULATED"])
+    build_library(compiler, ROOT / "csrc", path, ["-DSM3_EMULATED"])
     return open_library(path)

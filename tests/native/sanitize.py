@@ -23,7 +23,7 @@ def main() -> None:
             "-g",
             "-O1",
         ]
-        flags += ["-DSM3_AMX_EMULATED"]
+        flags += ["-DSM3_EMULATED"]
         with tempfile.TemporaryDirectory() as folder:
             library, program = Path(folder) / "libsmollm3.so", Path(folder) / "sanitize"
             build_library(compiler, ROOT / "csrc", library, flags)
