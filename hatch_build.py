@@ -70,13 +70,24 @@ def library_name() -> str:
     return "_smollm3.dylib" if sys.platform == "darwin" else "_smollm3.so"
 
 
+def knows(compiler: str, flags: list[str]) -> bool:
+    """Whether a compiler takes some flags."""
+    command = [compiler, *flags, "-fsyntax-only", "-x", "c++", os.devnull]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
 def build_library(
     compiler: str, source: Path, target: Path, extra: list[str], machine: str = platform.machine()
-) -> None:
-    """Compile csrc/ into the shared library `target`; CalledProcessError carries what the compiler said."""
+) -> list[str]:
+    """Compile csrc/ into the shared library `target`; CalledProcessError carries what the compiler said.
+
+    Returns the units of instruction sets that this compiler is too old for: the library does without them.
+    """
     processor = NAMES.get(machine.lower(), machine.lower())
     define, own_units = PROCESSORS.get(processor, ([], {}))
+    left_out = [name for name, flags in own_units.items() if not knows(compiler, flags)]
     units = {name: list[str]() for name in UNITS} | own_units
+    units = {name: flags for name, flags in units.items() if name not in left_out}
     common = [*FLAGS, *define, *extra]
 
     def run(command: list[str]) -> None:
@@ -93,6 +104,7 @@ def build_library(
         built = f"{folder}/{target.name}"
         run([compiler, "-shared", *extra, *objects.values(), "-o", built, "-lpthread"])
         shutil.move(built, target)
+    return left_out
 
 
 class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -108,13 +120,16 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
             self.app.display_warning("no C++17 compiler found: installing without the native engine")
             return
         try:
-            build_library(compiler, root / "csrc", target, os.environ.get("SMOLLM3_CXXFLAGS", "").split())
+            extra = os.environ.get("SMOLLM3_CXXFLAGS", "").split()
+            left_out = build_library(compiler, root / "csrc", target, extra)
         except subprocess.CalledProcessError as error:
             target.unlink(missing_ok=True)
             self.app.display_warning(
                 f"installing without the native engine: {compiler} failed\n{error.stderr}"
             )
             return
+        if left_out:
+            self.app.display_warning(f"{compiler} is too old for {', '.join(left_out)}: built without")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
         build_data["artifacts"].append(f"smollm3/native/{target.name}")

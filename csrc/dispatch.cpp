@@ -152,6 +152,7 @@ static bool bf16_tiles_are_right() {
 static const char* why_no_amx() {
     static const char* const reason = [] {
         if (!has_amx()) return "";
+        if (!&kernels_amx) return "the compiler that built the library knows no AMX";
         if (!amx_granted()) return "the system refuses AMX tiles to this process";
         const bool int8 = small_int4_product(kernels_amx) == small_int4_product(kernels_avx512);
         return int8 && bf16_tiles_are_right() ? "" : "a product through AMX tiles came out wrong";

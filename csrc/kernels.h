@@ -67,13 +67,15 @@ struct Kernels {
     void (*merge)(const float* partials, int64_t stride, int32_t count, int32_t head_dim, float* out);
 };
 
+// Weak: null where the compiler did not know the instructions and the unit was left out.
+#define SM3_IF_BUILT __attribute__((weak))
 extern const Kernels kernels_portable;
-extern const Kernels kernels_avx2;
-extern const Kernels kernels_avxvnni;
-extern const Kernels kernels_avx512;
-extern const Kernels kernels_avx512bf16;
-extern const Kernels kernels_amx;
-extern const Kernels kernels_neon;
+extern const Kernels kernels_avx2 SM3_IF_BUILT;
+extern const Kernels kernels_avxvnni SM3_IF_BUILT;
+extern const Kernels kernels_avx512 SM3_IF_BUILT;
+extern const Kernels kernels_avx512bf16 SM3_IF_BUILT;
+extern const Kernels kernels_amx SM3_IF_BUILT;
+extern const Kernels kernels_neon SM3_IF_BUILT;
 
 const Kernels* find_kernels(int32_t isa);  // dispatch.cpp; null where this machine or this build lacks it
 

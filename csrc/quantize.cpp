@@ -7,8 +7,8 @@
 
 static QuantizePanel quantizer_of(int32_t isa) {
 #if defined(SM3_X86)
-    if (isa >= SM3_AVX512) return quantize_panel_avx512;
-    if (isa >= SM3_AVX2) return quantize_panel_avx2;
+    if (isa >= SM3_AVX512 && quantize_panel_avx512) return quantize_panel_avx512;
+    if (isa >= SM3_AVX2 && quantize_panel_avx2) return quantize_panel_avx2;
 #endif
     return quantize_panel_portable;
 }

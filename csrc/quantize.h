@@ -12,5 +12,5 @@ struct Source {
 // Writes panel number `panel` of `w` to `out`. The same bits on every instruction set.
 using QuantizePanel = Rounding (*)(const Sm3Matrix& w, const Source& from, int64_t panel, uint8_t* out);
 Rounding quantize_panel_portable(const Sm3Matrix& w, const Source& from, int64_t panel, uint8_t* out);
-Rounding quantize_panel_avx2(const Sm3Matrix& w, const Source& from, int64_t panel, uint8_t* out);
-Rounding quantize_panel_avx512(const Sm3Matrix& w, const Source& from, int64_t panel, uint8_t* out);
+Rounding quantize_panel_avx2(const Sm3Matrix& w, const Source& from, int64_t panel, uint8_t* out) SM3_IF_BUILT;
+Rounding quantize_panel_avx512(const Sm3Matrix& w, const Source& from, int64_t panel, uint8_t* out) SM3_IF_BUILT;
