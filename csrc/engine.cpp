@@ -92,7 +92,6 @@ void Sm3Engine::keep(const int32_t* tokens, int64_t count) {
     }
     memcpy(h, kept, sizeof(float) * size_t(count * size));
     sequence_of = std::move(sequences), position_of = std::move(positions);
-    angles(count);
 }
 
 // Of the tokens that are left, one for each row of logits.
@@ -143,17 +142,17 @@ void Sm3Engine::forward(const Sm3Batch& batch) {
     const int32_t last = model.layers - 1;
     for (int32_t i = 0; i < last; i++) layer_step(batch, i, tokens, Half::both);
     // Beyond the last layer's keys and values, only tokens whose logits are wanted matter, unless all states are.
-    const bool few = batch.num_logits < tokens, early = few && !batch.hidden;
-    layer_step(batch, last, tokens, early ? Half::remember : Half::both);
-    if (early) {
-        keep(batch.logit_rows, batch.num_logits);
-        layer_step(batch, last, batch.num_logits, Half::ask);
-    }
+    const bool few = batch.num_logits < tokens;
+    layer_step(batch, last, tokens, few && !batch.hidden ? Half::remember : Half::both);
     if (batch.hidden)
         pool.run(tokens, [&](int64_t t) {
             kernels->rms_norm(hidden.get(0) + t * model.hidden, model.final_norm, model.hidden, model.norm_eps,
                               batch.hidden + t * model.hidden);
         });
-    if (few && !early) keep(batch.logit_rows, batch.num_logits);
+    if (few) keep(batch.logit_rows, batch.num_logits);
+    if (few && !batch.hidden) {
+        angles(batch.num_logits);
+        layer_step(batch, last, batch.num_logits, Half::ask);
+    }
     logits(batch);
 }

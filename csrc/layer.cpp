@@ -67,8 +67,9 @@ void Sm3Engine::turn(const Sm3Layer& layer, int64_t token, int32_t heads, float*
 void Sm3Engine::append(const Sm3Batch& batch, int32_t index, int64_t token, const float* key, const float* value) {
     const int32_t position = position_of[size_t(token)];
     const int32_t* table = batch.blocks + int64_t(sequence_of[size_t(token)]) * batch.max_blocks;
+    const KvLayer store = kv(index);
     for (int32_t head = 0; head < model.kv_heads; head++)
-        kernels->kv_append(kv(index), table[position / KV_BLOCK], position % KV_BLOCK, head, key + head * model.head_dim,
+        kernels->kv_append(store, table[position / KV_BLOCK], position % KV_BLOCK, head, key + head * model.head_dim,
                            value + head * model.head_dim);
 }
 

@@ -22,11 +22,15 @@ struct Packed {
     Sm3Matrix matrix{};
 };
 
+int32_t zero_of(int32_t kind, bool min, bool table) {
+    return kind == SM3_W8 ? 128 : kind == SM3_W6 ? 32 : min || table ? 0 : 8;
+}
+
 std::unique_ptr<Packed> make(int32_t kind, int32_t group, bool min, bool table, int64_t rows, int64_t cols) {
     auto packed = std::make_unique<Packed>();
     Sm3Matrix& w = packed->matrix;
     w.kind = kind, w.group = group, w.rows = rows, w.cols = cols;
-    w.zero = kind == SM3_W8 ? 128 : kind == SM3_W6 ? 32 : min || table ? 0 : 8;
+    w.zero = zero_of(kind, min, table);
     w.has_min = min, w.has_table = table;
     for (int i = 0; i < 16; i++) w.table[i] = int8_t(i * 15 - 127);
     if (kind == SM3_BF16) {
@@ -160,7 +164,7 @@ int main() {
     for (const Layout& layout : layouts) {
         Sm3Matrix matrix{};
         matrix.kind = layout.kind, matrix.group = layout.group, matrix.has_min = layout.min, matrix.has_table = layout.table;
-        matrix.zero = layout.kind == SM3_W8 ? 128 : layout.kind == SM3_W6 ? 32 : layout.min || layout.table ? 0 : 8;
+        matrix.zero = zero_of(layout.kind, layout.min, layout.table);
         for (int i = 0; i < 16; i++) matrix.table[i] = int8_t(i * 16 - 120);
         const Model model(layout.kind, layout.group, layout.min, layout.table);
         int32_t best = SM3_PORTABLE;
