@@ -35,6 +35,7 @@ X86_UNITS = {
     "kernels_avxvnni.cpp": ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"],
     "kernels_avx512.cpp": AVX512,
     "kernels_avx512bf16.cpp": [*AVX512, "-mavx512bf16"],
+    "kernels_zen4.cpp": [*AVX512, "-mavx512bf16"],
     "kernels_amx.cpp": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
     "quantize_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
     "quantize_avx512.cpp": [*AVX512, "-mprefer-vector-width=512"],

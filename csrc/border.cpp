@@ -24,7 +24,7 @@ static int32_t guarded(const Work& work) {
 }
 
 SM3_API const char* sm3_error(void) { return last_error.c_str(); }
-SM3_API int32_t sm3_abi_version(void) { return 3; }
+SM3_API int32_t sm3_abi_version(void) { return 4; }
 SM3_API int32_t sm3_block_size(void) { return KV_BLOCK; }
 SM3_API int64_t sm3_block_bytes(const Sm3Engine* engine) { return engine->block_bytes(); }
 
@@ -81,8 +81,9 @@ SM3_API int32_t sm3_matmul(const Sm3Matrix* matrix, const float* x, int64_t n, f
         check_matrix(w, w.rows, w.cols, "the matrix");
         ThreadPool pool(threads);
         Prepared input;
-        const int32_t group = w.cols % 64 || (w.kind != SM3_BF16 && w.group % 64) ? 32 : 64;
-        input.resize(n, w.cols, group);
+        ActivationScheme scheme;
+        scheme.suit(w);
+        input.resize(n, w.cols, scheme);
         pool.run(n, [&](int64_t t) {
             prepare_columns(*kernels, input.view, t, x + t * w.cols, 0, w.cols, w.kind != SM3_BF16, w.kind == SM3_BF16);
         });

@@ -64,6 +64,12 @@ static bool has_avx512() {  // F, DQ, BW, VL, VNNI
 }
 static bool has_avx512bf16() { return has_avx512() && all(processor().more_a, {5}); }
 
+// Whether bytes are added beside products: AMD's processors have ports for it, Intel's share the multipliers'.
+static bool adds_beside_products() {
+    uint32_t a, b, c, d;
+    return __get_cpuid(0, &a, &b, &c, &d) && b == 0x68747541 && d == 0x69746e65 && c == 0x444d4163;  // AuthenticAMD
+}
+
 static bool has_amx() {  // the system keeps tiles, and the processor has tiles and their products of bf16 and int8
     if (!has_avx512bf16()) return false;
 #if defined(SM3_EMULATED)
@@ -96,15 +102,16 @@ static std::vector<float> small_int4_product(const Kernels& kernels) {
     w.data = panels.data();
     std::vector<int8_t> x(TOKENS * COLS + GROUP);
     std::vector<float> steps(TOKENS * GROUPS + PANEL);
-    std::vector<int32_t> sums(steps.size());
+    std::vector<int32_t> sums(steps.size()), pairs(steps.size());
     const int64_t tiles = tile_count(TOKENS, kernels.max_tile);
     for (int64_t t = 0; t < TOKENS; t++) {
         for (size_t i = 0; i < row.size(); i++) row[i] = float(int(uint32_t(i + size_t(t) * 977) * 2654435761u >> 24) - 128);
         const int64_t tile = tile_of(TOKENS, tiles, t), first = tile_begin(TOKENS, tiles, tile);
-        kernels.quantize(row.data(), COLS, GROUP, tile_begin(TOKENS, tiles, tile + 1) - first, t - first,
-                         TOKENS >= kernels.tiled_from, x.data() + first * COLS, steps.data() + first * GROUPS, sums.data() + first * GROUPS);
+        kernels.quantize(row.data(), COLS, {GROUP, FOUR_BIT_PEAK}, tile_begin(TOKENS, tiles, tile + 1) - first, t - first,
+                         TOKENS >= kernels.tiled_from,
+                         {x.data() + first * COLS, steps.data() + first * GROUPS, sums.data() + first * GROUPS, pairs.data() + first * GROUPS});
     }
-    kernels.matmul(w, {x.data(), steps.data(), sums.data(), nullptr, TOKENS, COLS, GROUP}, 0, panel_count(w), out.data(), ROWS, false);
+    kernels.matmul(w, {x.data(), steps.data(), sums.data(), pairs.data(), nullptr, TOKENS, COLS, GROUP, FOUR_BIT_PEAK}, 0, panel_count(w), out.data(), ROWS, false);
     return out;
 }
 
@@ -131,7 +138,7 @@ static std::vector<float> small_bf16_product(const Kernels& kernels, int64_t fir
         const int64_t tile = tile_of(count, tiles, t), from = tile_begin(count, tiles, tile);
         kernels.to_bf16(row.data(), 0, COLS, COLS, tile_begin(count, tiles, tile + 1) - from, t - from, x.data() + from * COLS);
     }
-    kernels.matmul(w, {nullptr, nullptr, nullptr, x.data(), count, COLS, 32}, 0, panel_count(w), out.data(), ROWS, false);
+    kernels.matmul(w, {nullptr, nullptr, nullptr, nullptr, x.data(), count, COLS, 32, 127}, 0, panel_count(w), out.data(), ROWS, false);
     return out;
 }
 
@@ -167,12 +174,13 @@ static bool machine_has(int32_t isa) {
         case SM3_AVX_VNNI: return has_avxvnni();
         case SM3_AVX512: return has_avx512();
         case SM3_AVX512_BF16: return has_avx512bf16();
+        case SM3_ZEN4: return has_avx512bf16() && adds_beside_products();
         case SM3_AMX: return has_amx() && !*why_no_amx();
         default: return false;
     }
 }
 static const Kernels* const TABLE[SM3_ISAS] = {&kernels_portable, &kernels_avx2, &kernels_avxvnni, &kernels_avx512,
-                                               &kernels_avx512bf16, &kernels_amx, nullptr};
+                                               &kernels_avx512bf16, &kernels_zen4, &kernels_amx, nullptr};
 #elif defined(SM3_ARM64)
 static bool has_dot_products() {
 #if defined(__linux__)
@@ -187,7 +195,7 @@ static bool has_dot_products() {
 }
 static bool machine_has(int32_t isa) { return isa == SM3_PORTABLE || (isa == SM3_NEON && has_dot_products()); }
 static const char* why_no_amx() { return ""; }
-static const Kernels* const TABLE[SM3_ISAS] = {&kernels_portable, nullptr, nullptr, nullptr, nullptr, nullptr, &kernels_neon};
+static const Kernels* const TABLE[SM3_ISAS] = {&kernels_portable, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, &kernels_neon};
 #else
 static bool machine_has(int32_t isa) { return isa == SM3_PORTABLE; }
 static const char* why_no_amx() { return ""; }

@@ -23,7 +23,7 @@ void check_matrix(const Sm3Matrix& w, int64_t rows, int64_t cols, const char* na
 
 Sm3Engine::Sm3Engine(const Sm3Model& m, int32_t threads, const Kernels* kernels, int32_t kv_bits, int32_t num_blocks)
     : model(m), layers(m.layer, m.layer + m.layers), kernels(kernels), pool(threads), kv_bits(kv_bits),
-      num_blocks(num_blocks), group(64) {
+      num_blocks(num_blocks) {
     model.layer = layers.data();
     const int64_t heads = int64_t(m.heads) * m.head_dim, kv_heads = int64_t(m.kv_heads) * m.head_dim;
     if (m.head_dim % PANEL || m.hidden % 32 || m.intermediate % 32 || heads % 32 || m.heads % m.kv_heads)
@@ -31,7 +31,7 @@ Sm3Engine::Sm3Engine(const Sm3Model& m, int32_t threads, const Kernels* kernels,
     auto look = [&](const Sm3Matrix& w, int64_t rows, int64_t cols, const char* name) {
         check_matrix(w, rows, cols, name);
         (w.kind == SM3_BF16 ? any_bf16 : any_quantized) = true;
-        if (cols % 64 || (w.kind != SM3_BF16 && w.group % 64)) group = 32;
+        scheme.suit(w);
     };
     for (const Sm3Layer& l : layers) {
         look(l.q, heads, m.hidden, "q_proj"), look(l.k, kv_heads, m.hidden, "k_proj");

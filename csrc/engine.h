@@ -27,12 +27,13 @@ struct Buffer {  // grows, never shrinks; contents are not kept
 struct Prepared {
     Buffer<int8_t> codes;
     Buffer<float> scales;
-    Buffer<int32_t> sums;
+    Buffer<int32_t> sums, pairs;
     Buffer<uint16_t> bf16;
     Activations view{};
-    void resize(int64_t rows, int64_t cols, int32_t group) {
-        const int64_t groups = rows * (cols / group) + PANEL;
-        view = {codes.get(rows * cols + group), scales.get(groups), sums.get(groups), bf16.get(rows * cols + 2), rows, cols, group};
+    void resize(int64_t rows, int64_t cols, const ActivationScheme& scheme) {
+        const int64_t groups = rows * (cols / scheme.group) + PANEL;
+        view = {codes.get(rows * cols + scheme.group), scales.get(groups), sums.get(groups), pairs.get(groups),
+                bf16.get(rows * cols + 2), rows, cols, scheme.group, scheme.peak};
     }
 };
 
@@ -51,7 +52,8 @@ struct Sm3Engine {
     const Kernels* kernels;
     ThreadPool pool;
     std::mutex busy;
-    int32_t kv_bits, num_blocks, group;
+    int32_t kv_bits, num_blocks;
+    ActivationScheme scheme;
     bool any_bf16 = false, any_quantized = false;
     HugeMemory cache;
     Settling settling;

@@ -7,7 +7,17 @@
 
 constexpr int PANEL = 16;        // rows of a weight panel, lanes of a vector
 constexpr int KV_BLOCK = 64;     // positions of a KV block
+constexpr int FOUR_BIT_PEAK = 120;  // of activations that meet four-bit codes: the sum of both fits into a byte (products_pairs.inc)
 constexpr int SPLIT = 512;       // positions of one attention partial: fixed, so that sums never move
+
+// How activations are quantized: columns that share a scale, and the code of the largest of them.
+struct ActivationScheme {
+    int32_t group = 64, peak = 127;
+    void suit(const Sm3Matrix& w) {
+        if (w.cols % 64 || (w.kind != SM3_BF16 && w.group % 64)) group = 32;
+        if (w.kind == SM3_W4 && !w.has_table) peak = FOUR_BIT_PEAK;
+    }
+};
 
 // Quantized activations of `rows` tokens; group is 32 or 64 columns. The rows are cut into tiles of T tokens (see
 // tile_count), and a tile's codes lie as its products want them, [cols / 4][T][4] or [groups][T][group] (tiled_from), at
@@ -15,10 +25,18 @@ constexpr int SPLIT = 512;       // positions of one attention partial: fixed, s
 struct Activations {
     const int8_t* codes;
     const float* scales;    // [groups][T], tile by tile
-    const int32_t* sums;    // [groups][T], sum of a group's codes; both with room for a vector behind the last
+    const int32_t* sums;    // [groups][T], sum of a group's codes
+    const int32_t* pairs;   // [groups][T], see pairs_of_token; these three with room for a vector behind the last
     const uint16_t* bf16;   // for bf16 weights, tile by tile as the kernels' to_bf16 lays it; two more behind the last
     int64_t rows, cols;
-    int32_t group;
+    int32_t group, peak;
+};
+
+// Where a tile's tokens go, quantized: codes, scales, sums and pairs of Activations from the tile's first token on.
+struct Tile {
+    int8_t* codes;
+    float* scales;
+    int32_t *sums, *pairs;
 };
 
 // A KV cache's share of one layer: kv_heads x blocks.
@@ -52,9 +70,8 @@ struct Kernels {
     // out[m * out_stride + n] (+)= sum_k W[n][k] x[m][k] + bias[n], for the panels [begin, end).
     void (*matmul)(const Sm3Matrix& w, const Activations& x, int64_t begin, int64_t end, float* out,
                    int64_t out_stride, bool accumulate);
-    // x [cols] -> codes, scales, sums of its groups, as token m of a tile that begins there.
-    void (*quantize)(const float* x, int64_t cols, int32_t group, int64_t tile, int64_t m, bool tiled, int8_t* codes,
-                     float* scales, int32_t* sums);
+    // x [cols] -> its groups as those of token m of `tile` tokens, from column and group 0 of `to` on.
+    void (*quantize)(const float* x, int64_t cols, const ActivationScheme& scheme, int64_t tile, int64_t m, bool tiled, const Tile& to);
     // x [count] -> bf16, as columns `from` on of token m of a tile that begins there: [T][cols], on AMX [cols / 2][T][2].
     void (*to_bf16)(const float* x, int64_t from, int64_t count, int64_t cols, int64_t tile, int64_t m, uint16_t* out);
     void (*rms_norm)(const float* x, const float* weight, int64_t cols, float eps, float* out);
@@ -74,6 +91,7 @@ extern const Kernels kernels_avx2 SM3_IF_BUILT;
 extern const Kernels kernels_avxvnni SM3_IF_BUILT;
 extern const Kernels kernels_avx512 SM3_IF_BUILT;
 extern const Kernels kernels_avx512bf16 SM3_IF_BUILT;
+extern const Kernels kernels_zen4 SM3_IF_BUILT;
 extern const Kernels kernels_amx SM3_IF_BUILT;
 extern const Kernels kernels_neon SM3_IF_BUILT;
 

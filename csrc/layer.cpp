@@ -16,8 +16,9 @@ void prepare_columns(const Kernels& kernels, const Activations& a, int64_t row, 
     const int64_t first = tile_begin(a.rows, tiles, tile), size = tile_begin(a.rows, tiles, tile + 1) - first;
     if (codes) {
         const int64_t at = first * (a.cols / a.group) + from / a.group * size;
-        kernels.quantize(x, count, a.group, size, row - first, a.rows >= kernels.tiled_from,
-                         (int8_t*)a.codes + first * a.cols + from * size, (float*)a.scales + at, (int32_t*)a.sums + at);
+        kernels.quantize(x, count, {a.group, a.peak}, size, row - first, a.rows >= kernels.tiled_from,
+                         {(int8_t*)a.codes + first * a.cols + from * size, (float*)a.scales + at, (int32_t*)a.sums + at,
+                          (int32_t*)a.pairs + at});
     }
     if (bf16) kernels.to_bf16(x, from, count, a.cols, size, row - first, (uint16_t*)a.bf16 + first * a.cols);
 }
@@ -30,7 +31,7 @@ void Sm3Engine::prepare(const Prepared& to, int64_t row, const float* x, int64_t
 void Sm3Engine::prepare_normed(const float* h, int64_t tokens, const float* norm) {
     const int64_t size = model.hidden;
     float* x = rows.get(tokens * size);
-    input.resize(tokens, size, group);
+    input.resize(tokens, size, scheme);
     each_token(pool, tokens, [&](int64_t t) {
         kernels->rms_norm(h + t * size, norm, size, model.norm_eps, x + t * size);
         prepare(input, t, x + t * size, 0, size);
@@ -110,7 +111,7 @@ void Sm3Engine::answer(const Sm3Batch& batch, int32_t index, int64_t begin, int6
     const int64_t chunk = std::max<int64_t>(1, PARTIAL_BUDGET / per_token);
     for (int64_t t = begin; t < end; t += chunk)
         attend(batch, index, t, std::min(end, t + chunk), queries + (t - begin) * q_size);
-    input.resize(tokens, q_size, group);
+    input.resize(tokens, q_size, scheme);
     each_token(pool, tokens, [&](int64_t t) { prepare(input, t, queries + t * q_size, 0, q_size); });
     multiply(input, {{&layers[size_t(index)].o, hidden.get(0) + begin * model.hidden, model.hidden, true}});
 }
@@ -167,7 +168,7 @@ void Sm3Engine::feed_forward(const Sm3Layer& layer, int64_t begin, int64_t end) 
     const int64_t most = std::max<int64_t>(1, NEAR_FLOATS / (2 * tokens * UNIT)), room = most * UNIT * tokens;
     float *h = hidden.get(0) + begin * model.hidden, *held = gated.get(pool.size() * 2 * room);
     prepare_normed(h, tokens, layer.post_norm);
-    middle.resize(tokens, size, group);
+    middle.resize(tokens, size, scheme);
     share_out(pool, units, 1, [&](int64_t first, int64_t last, int64_t thread) {
         float *gate = held + thread * 2 * room, *up = gate + room;
         for (; first < last; first += most) {

@@ -85,6 +85,7 @@ static inline void i_store_i8(int8_t* p, i32 a) { _mm_storeu_si128((__m128i*)p, 
 static inline u8 u_load(const uint8_t* p) { return _mm512_loadu_si512(p); }
 static inline void u_store(void* p, u8 x) { _mm512_storeu_si512(p, x); }
 static inline u8 u_set1(uint8_t x) { return _mm512_set1_epi8(char(x)); }
+static inline u8 u_add(u8 a, u8 b) { return _mm512_add_epi8(a, b); }
 static inline u8 u_sub(u8 a, u8 b) { return _mm512_sub_epi8(a, b); }
 static inline u8 u_low(u8 x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 static inline u8 u_high(u8 x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
@@ -107,6 +108,25 @@ template <bool WIDE>
 static inline i32 dot(i32 acc, u8 codes, const int8_t* x) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(codes), "m"(*(const int32_t*)x));
     return acc;
+}
+
+// acc[lane] += sum of four products of a lane's bytes, the first without sign and the second with.
+static inline i32 dot_vectors(i32 acc, u8 a, u8 b) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+    return acc;
+}
+// The same of a + the four bytes at `x` and b + those at `y`.
+static inline i32 dot_pair(i32 acc, u8 a, u8 b, const int8_t* x, const int8_t* y) {
+    u8 four_x, four_y;  // loads of their own: from intrinsics compilers make shuffles
+    __asm__("vpbroadcastd %1, %0" : "=v"(four_x) : "m"(*(const int32_t*)x));
+    __asm__("vpbroadcastd %1, %0" : "=v"(four_y) : "m"(*(const int32_t*)y));
+    return dot_vectors(acc, u_add(four_x, a), u_add(four_y, b));
+}
+// The sum over the chosen even lanes of products of a lane's bytes + `more` with those of the next lane - `less`.
+static inline int32_t pair_products(const int8_t* bytes, uint32_t lanes, int more, int less) {
+    const __m512i x = _mm512_loadu_si512(bytes), next = _mm512_srli_epi64(x, 32);
+    const u8 a = _mm512_add_epi8(x, _mm512_set1_epi8(char(more))), b = _mm512_sub_epi8(next, _mm512_set1_epi8(char(less)));
+    return _mm512_mask_reduce_add_epi32(__mmask16(lanes), dot_vectors(_mm512_setzero_si512(), a, b));
 }
 
 #ifdef __AVX512BF16__

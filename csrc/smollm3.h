@@ -72,9 +72,10 @@ enum Sm3Isa : int32_t {
     SM3_AVX_VNNI = 2,
     SM3_AVX512 = 3,
     SM3_AVX512_BF16 = 4,
-    SM3_AMX = 5,
-    SM3_NEON = 6,
-    SM3_ISAS = 7,
+    SM3_ZEN4 = 5,
+    SM3_AMX = 6,
+    SM3_NEON = 7,
+    SM3_ISAS = 8,
 };
 
 struct Sm3Engine;

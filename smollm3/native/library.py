@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 LIBRARY_NAMES = ("_smollm3.so", "_smollm3.dylib", "_smollm3.dll")
-ISA_NAMES = ("portable", "avx2", "avxvnni", "avx512", "avx512bf16", "amx", "neon")
+ISA_NAMES = ("portable", "avx2", "avxvnni", "avx512", "avx512bf16", "zen4", "amx", "neon")
 KIND_BF16, KIND_W4, KIND_W8, KIND_W6 = 0, 1, 2, 3
 
 

@@ -36,12 +36,16 @@ def make(layout: Layout, rows: int, cols: int) -> tuple[Matrix, NDArray[np.float
     return pack(layout, codes, scales, mins), weights.reshape(rows, cols)
 
 
-def int8_groups(x: NDArray[np.float32], group: int) -> NDArray[np.float64]:
-    """What the kernels see of the activations: int8 with a scale per group."""
+FOUR_BIT_PEAK = np.float32(120)
+
+
+def int8_groups(x: NDArray[np.float32], group: int, layout: Layout) -> NDArray[np.float64]:
+    """What the kernels see of the activations: int8 with a scale per group, 120 at most where it meets four-bit codes."""
+    most = FOUR_BIT_PEAK if layout.kind == KIND_W4 and not layout.table else np.float32(127)
     groups = x.reshape(len(x), -1, group)
     peak = np.abs(groups).max(-1, keepdims=True)
-    codes = np.rint(groups * np.divide(np.float32(127), peak, where=peak > 0, out=np.zeros_like(peak)))
-    return (codes.astype(np.float64) * (peak / np.float32(127))).reshape(x.shape)
+    codes = np.rint(groups * np.divide(most, peak, where=peak > 0, out=np.zeros_like(peak)))
+    return (codes.astype(np.float64) * (peak / most)).reshape(x.shape)
 
 
 def fitting(layout: Layout) -> list[tuple[int, int]]:
@@ -77,7 +81,7 @@ def test_products_equal_numpy(name: str, isa: str) -> None:
         x[5] = 0
         bias = rng.normal(size=rows).astype(np.float32)
         group = 32 if cols % 64 or layout.group % 64 else 64
-        expected = int8_groups(x, group) @ weights.T + bias
+        expected = int8_groups(x, group, layout) @ weights.T + bias
         got = matmul(matrix, x, ISA_NAMES.index(isa), 2, bias)
         assert np.abs(got - expected).max() <= 3e-6 * np.abs(expected).max()
 
@@ -118,10 +122,34 @@ def test_nan_and_infinity_stay_visible_and_outliers_stay_in_their_group(isa: str
     x[2, 64] = 1000.0
     y = matmul(matrix, x, ISA_NAMES.index(isa))
     assert np.isnan(y[:2]).all()
-    expected = int8_groups(x[2:], 64) @ weights.T
+    expected = int8_groups(x[2:], 64, LAYOUTS["int4-g64"]) @ weights.T
     np.testing.assert_allclose(y[2:], expected, rtol=1e-4, atol=1e-3)
     exact = x[2:].astype(np.float64) @ weights.T  # only the outlier's own group of 64 is rounded coarsely
-    assert np.abs(y[2:] - exact).max() <= 64 * np.abs(weights).max() * 1000 / 127
+    assert np.abs(y[2:] - exact).max() <= 64 * np.abs(weights).max() * 1000 / FOUR_BIT_PEAK
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["int4-g32", "int4-g64", "int4-min-g32"])
+def test_products_of_the_largest_and_least_codes_are_exact(name: str, isa: str) -> None:
+    layout = LAYOUTS[name]
+    rng = np.random.default_rng(5)
+    ends = np.array([0, 15], np.uint8)[rng.integers(0, 2, (32, 256))]
+    scales = np.ones((32, 256 // layout.group), np.float32)
+    x = np.where(rng.random((40, 256)) < 0.5, -FOUR_BIT_PEAK, FOUR_BIT_PEAK)
+    for codes, tokens in [(ends, x), (np.full_like(ends, 15), np.abs(x)), (np.full_like(ends, 0), -np.abs(x))]:
+        matrix = pack(layout, codes, scales, scales if layout.has_min else None)
+        weights = codes.astype(np.float64) + layout.has_min - layout.zero
+        np.testing.assert_array_equal(matmul(matrix, tokens, ISA_NAMES.index(isa), 2), tokens @ weights.T)
+
+
+@pytest.mark.skipif("zen4" not in ISAS, reason="needs a processor of AMD with AVX-512")
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name.startswith("int4")])
+def test_products_by_pairs_have_the_bits_of_plain_products(name: str) -> None:
+    matrix, _ = make(LAYOUTS[name], 100, 1536)
+    x = np.random.default_rng(2).normal(size=(45, 1536)).astype(np.float32)
+    for count in range(1, 46):
+        got, plain = (matmul(matrix, x[:count], ISA_NAMES.index(isa), 2) for isa in ("zen4", "avx512"))
+        np.testing.assert_array_equal(got, plain)
 
 
 def test_scales_survive_the_round_trip_through_half_precision() -> None:
