@@ -40,7 +40,7 @@ FOUR_BIT_PEAK = np.float32(120)
 
 
 def int8_groups(x: NDArray[np.float32], group: int, layout: Layout) -> NDArray[np.float64]:
-    """What the kernels see of the activations: int8 with a scale per group, 120 at most where it meets four-bit codes."""
+    """What the kernels see of the activations: int8 with a scale per group, to 120 beside four-bit codes."""
     most = FOUR_BIT_PEAK if layout.kind == KIND_W4 and not layout.table else np.float32(127)
     groups = x.reshape(len(x), -1, group)
     peak = np.abs(groups).max(-1, keepdims=True)
@@ -136,7 +136,7 @@ def test_products_of_the_largest_and_least_codes_are_exact(name: str, isa: str) 
     ends = np.array([0, 15], np.uint8)[rng.integers(0, 2, (32, 256))]
     scales = np.ones((32, 256 // layout.group), np.float32)
     x = np.where(rng.random((40, 256)) < 0.5, -FOUR_BIT_PEAK, FOUR_BIT_PEAK)
-    for codes, tokens in [(ends, x), (np.full_like(ends, 15), np.abs(x)), (np.full_like(ends, 0), -np.abs(x))]:
+    for codes, tokens in [(ends, x), (np.full_like(ends, 15), np.abs(x)), (0 * ends, -np.abs(x))]:
         matrix = pack(layout, codes, scales, scales if layout.has_min else None)
         weights = codes.astype(np.float64) + layout.has_min - layout.zero
         np.testing.assert_array_equal(matmul(matrix, tokens, ISA_NAMES.index(isa), 2), tokens @ weights.T)

@@ -42,7 +42,10 @@ class Replicas:
         assert self.popen.stdout is not None
         line = self.popen.stdout.readline()
         match = READY.fullmatch(line)
-        assert match, (line, self.popen.communicate(), Path(self.log.name).read_text())
+        if match is None:
+            said = (line, self.popen.communicate(), Path(self.log.name).read_text())
+            self.log.close()
+            pytest.fail(f"the replicas did not start: {said}")
         self.url, self.facts = match["url"], match["facts"]
         self.http = httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=False)
         self.openai = openai.OpenAI(
