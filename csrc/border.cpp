@@ -84,8 +84,10 @@ SM3_API int32_t sm3_matmul(const Sm3Matrix* matrix, const float* x, int64_t n, f
         ActivationScheme scheme;
         scheme.suit(w);
         input.resize(n, w.cols, scheme);
-        pool.run(n, [&](int64_t t) {
-            prepare_columns(*kernels, input.view, t, x + t * w.cols, 0, w.cols, w.kind != SM3_BF16, w.kind == SM3_BF16);
+        const int64_t tiles = tile_count(n, kernels->max_tile);
+        pool.run(tiles, [&](int64_t i) {
+            prepare_tile(*kernels, input.view, i, x + tile_begin(n, tiles, i) * w.cols, w.cols, 0, w.cols, w.kind != SM3_BF16,
+                         w.kind == SM3_BF16);
         });
         share_out(pool, panel_count(w), SHORTEST, [&](int64_t begin, int64_t end, int64_t) {
             kernels->matmul(w, input.view, begin, end, out, w.rows, false);

@@ -66,7 +66,7 @@ static bool has_avx512bf16() { return has_avx512() && all(processor().more_a, {5
 
 // Whether bytes are added beside products: AMD's processors have ports for it, Intel's share the multipliers'.
 static bool adds_beside_products() {
-    uint32_t a, b, c, d;
+    uint32_t a = 0, b = 0, c = 0, d = 0;
     return __get_cpuid(0, &a, &b, &c, &d) && b == 0x68747541 && d == 0x69746e65 && c == 0x444d4163;  // AuthenticAMD
 }
 
@@ -96,7 +96,7 @@ static std::vector<float> small_int4_product(const Kernels& kernels) {
     Sm3Matrix w{};
     w.kind = SM3_W4, w.group = GROUP, w.zero = 8, w.rows = ROWS, w.cols = COLS;
     std::vector<uint8_t> codes(ROWS * COLS), panels(size_t(sm3_packed_size(&w)));
-    std::vector<float> scales(ROWS * GROUPS, 0.013f), row(COLS), out(ROWS * TOKENS);
+    std::vector<float> scales(ROWS * GROUPS, 0.013f), rows(COLS * TOKENS), out(ROWS * TOKENS);
     for (size_t i = 0; i < codes.size(); i++) codes[i] = uint8_t(i * 2654435761u >> 28);
     sm3_pack(&w, codes.data(), scales.data(), nullptr, panels.data());
     w.data = panels.data();
@@ -104,14 +104,13 @@ static std::vector<float> small_int4_product(const Kernels& kernels) {
     std::vector<float> steps(TOKENS * GROUPS + PANEL);
     std::vector<int32_t> sums(steps.size()), pairs(steps.size());
     const int64_t tiles = tile_count(TOKENS, kernels.max_tile);
-    for (int64_t t = 0; t < TOKENS; t++) {
-        for (size_t i = 0; i < row.size(); i++) row[i] = float(int(uint32_t(i + size_t(t) * 977) * 2654435761u >> 24) - 128);
-        const int64_t tile = tile_of(TOKENS, tiles, t), first = tile_begin(TOKENS, tiles, tile);
-        kernels.quantize(row.data(), COLS, {GROUP, FOUR_BIT_PEAK}, tile_begin(TOKENS, tiles, tile + 1) - first, t - first,
-                         TOKENS >= kernels.tiled_from,
+    for (size_t i = 0; i < rows.size(); i++) rows[i] = float(int(uint32_t(i % COLS + i / COLS * 977) * 2654435761u >> 24) - 128);
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t first = tile_begin(TOKENS, tiles, tile), size = tile_begin(TOKENS, tiles, tile + 1) - first;
+        kernels.quantize(rows.data() + first * COLS, COLS, COLS, {GROUP, FOUR_BIT_PEAK}, size, TOKENS >= kernels.tiled_from,
                          {x.data() + first * COLS, steps.data() + first * GROUPS, sums.data() + first * GROUPS, pairs.data() + first * GROUPS});
     }
-    kernels.matmul(w, {x.data(), steps.data(), sums.data(), pairs.data(), nullptr, TOKENS, COLS, GROUP, FOUR_BIT_PEAK}, 0, panel_count(w), out.data(), ROWS, false);
+    kernels.matmul(w, {x.data(), steps.data(), sums.data(), pairs.data(), nullptr, TOKENS, COLS, {GROUP, FOUR_BIT_PEAK}}, 0, panel_count(w), out.data(), ROWS, false);
     return out;
 }
 
@@ -128,17 +127,17 @@ static std::vector<float> small_bf16_product(const Kernels& kernels, int64_t fir
     }
     Sm3Matrix w{};
     w.kind = SM3_BF16, w.rows = ROWS, w.cols = COLS, w.data = weights.data();
-    std::vector<float> row(COLS), out(size_t(ROWS * count));
-    const int64_t tiles = tile_count(count, kernels.max_tile);
-    for (int64_t t = 0; t < count; t++) {
-        for (size_t i = 0; i < row.size(); i++) {
-            const float divisor = exact ? 1.0f : float(3 << i % 13);
-            row[i] = float(int(uint32_t(i + size_t(first + t) * 977) * 2654435761u >> 24) - 128) / divisor;
-        }
-        const int64_t tile = tile_of(count, tiles, t), from = tile_begin(count, tiles, tile);
-        kernels.to_bf16(row.data(), 0, COLS, COLS, tile_begin(count, tiles, tile + 1) - from, t - from, x.data() + from * COLS);
+    std::vector<float> rows(size_t(COLS * count)), out(size_t(ROWS * count));
+    for (size_t i = 0; i < rows.size(); i++) {
+        const float divisor = exact ? 1.0f : float(3 << i % COLS % 13);
+        rows[i] = float(int(uint32_t(i % COLS + (size_t(first) + i / COLS) * 977) * 2654435761u >> 24) - 128) / divisor;
     }
-    kernels.matmul(w, {nullptr, nullptr, nullptr, nullptr, x.data(), count, COLS, 32, 127}, 0, panel_count(w), out.data(), ROWS, false);
+    const int64_t tiles = tile_count(count, kernels.max_tile);
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t from = tile_begin(count, tiles, tile), size = tile_begin(count, tiles, tile + 1) - from;
+        kernels.to_bf16(rows.data() + from * COLS, COLS, 0, COLS, COLS, size, x.data() + from * COLS);
+    }
+    kernels.matmul(w, {nullptr, nullptr, nullptr, nullptr, x.data(), count, COLS, {32, 127}}, 0, panel_count(w), out.data(), ROWS, false);
     return out;
 }
 

@@ -146,8 +146,8 @@ void Sm3Engine::forward(const Sm3Batch& batch) {
     layer_step(batch, last, tokens, few && !batch.hidden ? Half::remember : Half::both);
     if (batch.hidden)
         pool.run(tokens, [&](int64_t t) {
-            kernels->rms_norm(hidden.get(0) + t * model.hidden, model.final_norm, model.hidden, model.norm_eps,
-                              batch.hidden + t * model.hidden);
+            const float *h = hidden.get(0) + t * model.hidden, scale = kernels->rms_scale(h, model.hidden, model.norm_eps);
+            kernels->scale_columns(h, scale, model.final_norm, model.hidden, batch.hidden + t * model.hidden);
         });
     if (few) keep(batch.logit_rows, batch.num_logits);
     if (few && !batch.hidden) {

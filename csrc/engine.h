@@ -3,6 +3,7 @@
 #pragma once
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "kernels.h"
@@ -12,13 +13,24 @@
 #include "threads.h"
 
 constexpr int64_t SHORTEST = 4;  // panels of a run
+constexpr std::align_val_t LINE{64};
 
+struct Freed {
+    void operator()(void* p) const { operator delete(p, LINE); }
+};
+
+// Grows, never shrinks; contents are not kept. Begins with a cache line, so that vectors that stand in it in a row never
+// lie across two.
 template <typename T>
-struct Buffer {  // grows, never shrinks; contents are not kept
-    std::unique_ptr<T[]> data;
+struct Buffer {
+    std::unique_ptr<T, Freed> data;
     size_t size = 0;
     T* get(int64_t count) {
-        if (size_t(count) > size) data.reset(new T[size = size_t(count)]);
+        if (size_t(count) > size) {
+            data.reset();
+            size = size_t(count);
+            data.reset(static_cast<T*>(operator new(size * sizeof(T), LINE)));
+        }
         return data.get();
     }
 };
@@ -33,7 +45,7 @@ struct Prepared {
     void resize(int64_t rows, int64_t cols, const ActivationScheme& scheme) {
         const int64_t groups = rows * (cols / scheme.group) + PANEL;
         view = {codes.get(rows * cols + scheme.group), scales.get(groups), sums.get(groups), pairs.get(groups),
-                bf16.get(rows * cols + 2), rows, cols, scheme.group, scheme.peak};
+                bf16.get(rows * cols + 2), rows, cols, scheme};
     }
 };
 
@@ -58,7 +70,7 @@ struct Sm3Engine {
     HugeMemory cache;
     Settling settling;
     Buffer<float> hidden, k, v, gated, cos, sin, partials;
-    Buffer<float> rows;  // of a piece: normed, then its queries, then what they find
+    Buffer<float> rows;  // of a piece: its queries, then what they find
     Prepared input, middle;
 
     Sm3Engine(const Sm3Model& m, int32_t threads, const Kernels* kernels, int32_t kv_bits, int32_t num_blocks);
@@ -68,7 +80,9 @@ struct Sm3Engine {
     KvLayer kv(int32_t layer) {
         return {cache.data + layer * layer_bytes(), block_bytes(), head_bytes(), kv_bits, model.head_dim};
     }
-    void prepare(const Prepared& to, int64_t row, const float* x, int64_t from, int64_t count);
+    void prepare(const Prepared& to, int64_t tile, const float* x, int64_t stride, int64_t from, int64_t count);
+    template <typename Work>
+    void each_piece(const Activations& a, const Work& work);
     void prepare_normed(const float* h, int64_t tokens, const float* norm);
     void multiply(const Prepared& x, std::initializer_list<Use> uses);
     void embed(const Sm3Batch& batch, int64_t tokens);
@@ -92,9 +106,10 @@ struct Sm3Engine {
 // Throws std::invalid_argument where `w`, called `name`, is not `rows` x `cols` or of a layout that no kernel takes.
 void check_matrix(const Sm3Matrix& w, int64_t rows, int64_t cols, const char* name);
 
-// Turns columns of one row, `count` from `from` on, into what the weights multiply. The buffers were sized by the caller.
-void prepare_columns(const Kernels& kernels, const Activations& a, int64_t row, const float* x, int64_t from, int64_t count,
-                     bool codes, bool bf16);
+// Turns columns of a tile's rows, `count` from `from` on, into what the weights multiply: x is the first row from that
+// column on, the next one `stride` further. The buffers were sized by the caller.
+void prepare_tile(const Kernels& kernels, const Activations& a, int64_t tile, const float* x, int64_t stride, int64_t from,
+                  int64_t count, bool codes, bool bf16);
 
 // Calls take(begin, end, thread) for runs of `count` panels, or of `shortest` at least, on all threads.
 template <typename Take>

@@ -6,30 +6,31 @@
 #include "smollm3.h"
 
 constexpr int PANEL = 16;        // rows of a weight panel, lanes of a vector
+constexpr int MOST_TOKENS = 16;  // of a tile
 constexpr int KV_BLOCK = 64;     // positions of a KV block
 constexpr int FOUR_BIT_PEAK = 120;  // of activations that meet four-bit codes: the sum of both fits into a byte (products_pairs.inc)
 constexpr int SPLIT = 512;       // positions of one attention partial: fixed, so that sums never move
 
 // How activations are quantized: columns that share a scale, and the code of the largest of them.
 struct ActivationScheme {
-    int32_t group = 64, peak = 127;
+    int32_t group = 64, peak = 127;  // columns: 64 or 32
     void suit(const Sm3Matrix& w) {
         if (w.cols % 64 || (w.kind != SM3_BF16 && w.group % 64)) group = 32;
         if (w.kind == SM3_W4 && !w.has_table) peak = FOUR_BIT_PEAK;
     }
 };
 
-// Quantized activations of `rows` tokens; group is 32 or 64 columns. The rows are cut into tiles of T tokens (see
+// Quantized activations of `rows` tokens. The rows are cut into tiles of T tokens (see
 // tile_count), and a tile's codes lie as its products want them, [cols / 4][T][4] or [groups][T][group] (tiled_from), at
 // tile_begin * cols, with room for a group behind the last.
 struct Activations {
     const int8_t* codes;
     const float* scales;    // [groups][T], tile by tile
     const int32_t* sums;    // [groups][T], sum of a group's codes
-    const int32_t* pairs;   // [groups][T], see pairs_of_token; these three with room for a vector behind the last
+    const int32_t* pairs;   // [groups][T], see pairs_of_tokens; these three with room for a vector behind the last
     const uint16_t* bf16;   // for bf16 weights, tile by tile as the kernels' to_bf16 lays it; two more behind the last
     int64_t rows, cols;
-    int32_t group, peak;
+    ActivationScheme scheme;
 };
 
 // Where a tile's tokens go, quantized: codes, scales, sums and pairs of Activations from the tile's first token on.
@@ -62,7 +63,6 @@ struct AttentionTask {
 // The rows of a step in as few tiles of at most `most` tokens as there can be, all about equal.
 inline int64_t tile_count(int64_t rows, int64_t most) { return (rows + most - 1) / most; }
 inline int64_t tile_begin(int64_t rows, int64_t tiles, int64_t i) { return rows * i / tiles; }
-inline int64_t tile_of(int64_t rows, int64_t tiles, int64_t row) { return ((row + 1) * tiles - 1) / rows; }
 
 struct Kernels {
     int64_t max_tile;    // tokens that share one unpacked panel
@@ -70,11 +70,15 @@ struct Kernels {
     // out[m * out_stride + n] (+)= sum_k W[n][k] x[m][k] + bias[n], for the panels [begin, end).
     void (*matmul)(const Sm3Matrix& w, const Activations& x, int64_t begin, int64_t end, float* out,
                    int64_t out_stride, bool accumulate);
-    // x [cols] -> its groups as those of token m of `tile` tokens, from column and group 0 of `to` on.
-    void (*quantize)(const float* x, int64_t cols, const ActivationScheme& scheme, int64_t tile, int64_t m, bool tiled, const Tile& to);
-    // x [count] -> bf16, as columns `from` on of token m of a tile that begins there: [T][cols], on AMX [cols / 2][T][2].
-    void (*to_bf16)(const float* x, int64_t from, int64_t count, int64_t cols, int64_t tile, int64_t m, uint16_t* out);
-    void (*rms_norm)(const float* x, const float* weight, int64_t cols, float eps, float* out);
+    // `cols` columns of the rows of x, `stride` apart -> the groups of a tile of so many tokens, from column and group 0 of
+    // `to` on.
+    void (*quantize)(const float* x, int64_t stride, int64_t cols, const ActivationScheme& scheme, int64_t tile, bool tiled, const Tile& to);
+    // `count` columns of such rows -> bf16, as columns `from` on of a tile that begins at `out`: [T][cols], on AMX
+    // [cols / 2][T][2].
+    void (*to_bf16)(const float* x, int64_t stride, int64_t from, int64_t count, int64_t cols, int64_t tile, uint16_t* out);
+    // RMSNorm: what x's columns are multiplied by beside the weights; out = weight * (x * scale).
+    float (*rms_scale)(const float* x, int64_t cols, float eps);
+    void (*scale_columns)(const float* x, float scale, const float* weight, int64_t cols, float* out);
     // gate <- silu(gate) * up
     void (*silu_mul)(float* gate, const float* up, int64_t cols);
     void (*rope)(float* x, const float* cos, const float* sin, int32_t head_dim);

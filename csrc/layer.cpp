@@ -10,31 +10,51 @@ constexpr int64_t PARTIAL_BUDGET = 1 << 18;  // floats of attention partials hel
 constexpr int64_t UNIT = 64;                 // columns of gate and up that are taken together: whole groups, whole panels
 constexpr int64_t NEAR_FLOATS = 32 << 10;    // of gate and up that a thread holds, if a unit is not more
 
-void prepare_columns(const Kernels& kernels, const Activations& a, int64_t row, const float* x, int64_t from, int64_t count,
-                     bool codes, bool bf16) {
-    const int64_t tiles = tile_count(a.rows, kernels.max_tile), tile = tile_of(a.rows, tiles, row);
+void prepare_tile(const Kernels& kernels, const Activations& a, int64_t tile, const float* x, int64_t stride, int64_t from,
+                  int64_t count, bool codes, bool bf16) {
+    const int64_t tiles = tile_count(a.rows, kernels.max_tile);
     const int64_t first = tile_begin(a.rows, tiles, tile), size = tile_begin(a.rows, tiles, tile + 1) - first;
     if (codes) {
-        const int64_t at = first * (a.cols / a.group) + from / a.group * size;
-        kernels.quantize(x, count, {a.group, a.peak}, size, row - first, a.rows >= kernels.tiled_from,
+        const int64_t at = first * (a.cols / a.scheme.group) + from / a.scheme.group * size;
+        kernels.quantize(x, stride, count, a.scheme, size, a.rows >= kernels.tiled_from,
                          {(int8_t*)a.codes + first * a.cols + from * size, (float*)a.scales + at, (int32_t*)a.sums + at,
                           (int32_t*)a.pairs + at});
     }
-    if (bf16) kernels.to_bf16(x, from, count, a.cols, size, row - first, (uint16_t*)a.bf16 + first * a.cols);
+    if (bf16) kernels.to_bf16(x, stride, from, count, a.cols, size, (uint16_t*)a.bf16 + first * a.cols);
 }
 
-void Sm3Engine::prepare(const Prepared& to, int64_t row, const float* x, int64_t from, int64_t count) {
-    prepare_columns(*kernels, to.view, row, x, from, count, any_quantized, any_bf16);
+void Sm3Engine::prepare(const Prepared& to, int64_t tile, const float* x, int64_t stride, int64_t from, int64_t count) {
+    prepare_tile(*kernels, to.view, tile, x, stride, from, count, any_quantized, any_bf16);
+}
+
+// Calls work(tile, its first row, the row after it, from, to) for all columns of all tiles. Where tiles are fewer than threads,
+// these share a tile by its columns: codes of its tokens lie in the same cache lines.
+template <typename Work>
+void Sm3Engine::each_piece(const Activations& a, const Work& work) {
+    const int64_t tiles = tile_count(a.rows, kernels->max_tile), units = tile_count(a.cols, UNIT);
+    const int64_t parts = std::min(units, tile_count(pool.size(), tiles));
+    share_out(pool, tiles * parts, 1, [&](int64_t begin, int64_t end, int64_t) {
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t tile = i / parts, from = tile_begin(units, parts, i % parts) * UNIT;
+            const int64_t to = std::min(a.cols, tile_begin(units, parts, i % parts + 1) * UNIT);
+            work(tile, tile_begin(a.rows, tiles, tile), tile_begin(a.rows, tiles, tile + 1), from, to);
+        }
+    });
 }
 
 // The rows of h, normed and prepared as `input`.
 void Sm3Engine::prepare_normed(const float* h, int64_t tokens, const float* norm) {
     const int64_t size = model.hidden;
-    float* x = rows.get(tokens * size);
     input.resize(tokens, size, scheme);
-    each_token(pool, tokens, [&](int64_t t) {
-        kernels->rms_norm(h + t * size, norm, size, model.norm_eps, x + t * size);
-        prepare(input, t, x + t * size, 0, size);
+    each_piece(input.view, [&](int64_t tile, int64_t first, int64_t last, int64_t from, int64_t to) {
+        float scales[MOST_TOKENS], normed[MOST_TOKENS * UNIT];
+        for (int64_t t = first; t < last; t++) scales[t - first] = kernels->rms_scale(h + t * size, size, model.norm_eps);
+        for (; from < to; from += UNIT) {
+            const int64_t count = std::min(UNIT, to - from);
+            for (int64_t t = first; t < last; t++)
+                kernels->scale_columns(h + t * size + from, scales[t - first], norm + from, count, normed + (t - first) * count);
+            prepare(input, tile, normed, count, from, count);
+        }
     });
 }
 
@@ -112,7 +132,9 @@ void Sm3Engine::answer(const Sm3Batch& batch, int32_t index, int64_t begin, int6
     for (int64_t t = begin; t < end; t += chunk)
         attend(batch, index, t, std::min(end, t + chunk), queries + (t - begin) * q_size);
     input.resize(tokens, q_size, scheme);
-    each_token(pool, tokens, [&](int64_t t) { prepare(input, t, queries + t * q_size, 0, q_size); });
+    each_piece(input.view, [&](int64_t tile, int64_t first, int64_t, int64_t from, int64_t to) {
+        prepare(input, tile, queries + first * q_size + from, q_size, from, to - from);
+    });
     multiply(input, {{&layers[size_t(index)].o, hidden.get(0) + begin * model.hidden, model.hidden, true}});
 }
 
@@ -165,6 +187,7 @@ static Sm3Matrix rows_of(const Sm3Matrix& w, int64_t first, int64_t count) {
 // Of gate and up nothing is kept but what down multiplies: a thread takes a few columns of both for all tokens.
 void Sm3Engine::feed_forward(const Sm3Layer& layer, int64_t begin, int64_t end) {
     const int64_t size = model.intermediate, tokens = end - begin, units = tile_count(size, UNIT);
+    const int64_t tiles = tile_count(tokens, kernels->max_tile);
     const int64_t most = std::max<int64_t>(1, NEAR_FLOATS / (2 * tokens * UNIT)), room = most * UNIT * tokens;
     float *h = hidden.get(0) + begin * model.hidden, *held = gated.get(pool.size() * 2 * room);
     prepare_normed(h, tokens, layer.post_norm);
@@ -176,10 +199,9 @@ void Sm3Engine::feed_forward(const Sm3Layer& layer, int64_t begin, int64_t end) 
             const Sm3Matrix gates = rows_of(layer.gate, from, count), ups = rows_of(layer.up, from, count);
             kernels->matmul(gates, input.view, 0, panel_count(gates), gate, count, false);
             kernels->matmul(ups, input.view, 0, panel_count(ups), up, count, false);
-            for (int64_t t = 0; t < tokens; t++) {
-                kernels->silu_mul(gate + t * count, up + t * count, count);
-                prepare(middle, t, gate + t * count, from, count);
-            }
+            for (int64_t t = 0; t < tokens; t++) kernels->silu_mul(gate + t * count, up + t * count, count);
+            for (int64_t i = 0; i < tiles; i++)
+                prepare(middle, i, gate + tile_begin(tokens, tiles, i) * count, count, from, count);
         }
     });
     multiply(middle, {{&layer.down, h, model.hidden, true}});

@@ -28,6 +28,7 @@ static inline f32 f_abs(f32 a) { return _mm512_abs_ps(a); }
 static inline float f_sum(f32 a) { return _mm512_reduce_add_ps(a); }
 static inline float f_top(f32 a) { return _mm512_reduce_max_ps(a); }
 static inline f32 f_from_i32(i32 a) { return _mm512_cvtepi32_ps(a); }
+static inline f32 f_of_bits(i32 a) { return _mm512_castsi512_ps(a); }
 static inline i32 f_round(f32 a) { return _mm512_cvtps_epi32(a); }
 static inline f32 f_exp2i(i32 n) {  // 2^n for n in [-126, 127]
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
@@ -76,6 +77,9 @@ static inline i32 i_zero() { return _mm512_setzero_si512(); }
 static inline i32 i_set1(int32_t x) { return _mm512_set1_epi32(x); }
 static inline i32 i_load(const int32_t* p) { return _mm512_loadu_si512(p); }
 static inline void i_store(int32_t* p, i32 x) { _mm512_storeu_si512(p, x); }
+// The first `lanes` lanes alone.
+static inline i32 i_load_first(int lanes, const void* p) { return _mm512_maskz_loadu_epi32(__mmask16((1 << lanes) - 1), p); }
+static inline void i_store_first(int lanes, int32_t* p, i32 x) { _mm512_mask_storeu_epi32(p, __mmask16((1 << lanes) - 1), x); }
 static inline i32 i_mul(i32 a, i32 b) { return _mm512_mullo_epi32(a, b); }
 static inline i32 i_add(i32 a, i32 b) { return _mm512_add_epi32(a, b); }
 static inline i32 i_sub(i32 a, i32 b) { return _mm512_sub_epi32(a, b); }
@@ -122,13 +126,6 @@ static inline i32 dot_pair(i32 acc, u8 a, u8 b, const int8_t* x, const int8_t* y
     __asm__("vpbroadcastd %1, %0" : "=v"(four_y) : "m"(*(const int32_t*)y));
     return dot_vectors(acc, u_add(four_x, a), u_add(four_y, b));
 }
-// The sum over the chosen even lanes of products of a lane's bytes + `more` with those of the next lane - `less`.
-static inline int32_t pair_products(const int8_t* bytes, uint32_t lanes, int more, int less) {
-    const __m512i x = _mm512_loadu_si512(bytes), next = _mm512_srli_epi64(x, 32);
-    const u8 a = _mm512_add_epi8(x, _mm512_set1_epi8(char(more))), b = _mm512_sub_epi8(next, _mm512_set1_epi8(char(less)));
-    return _mm512_mask_reduce_add_epi32(__mmask16(lanes), dot_vectors(_mm512_setzero_si512(), a, b));
-}
-
 #ifdef __AVX512BF16__
 typedef __m512bh bf16x32;
 static inline bf16x32 b_load(const uint16_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
