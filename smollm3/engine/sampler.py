@@ -138,8 +138,8 @@ def constraint_error(sample: Sample, error: Exception) -> SmolLM3Error:
 
 def _pick(scores: Tensor, samples: Sequence[Sample], errors: dict[int, SmolLM3Error]) -> list[int]:
     """Return each row's id: the likeliest, or one drawn with the sample's own random number."""
-    likeliest = scores.max(-1)
-    for row, (top, sample) in enumerate(zip(likeliest.values.tolist(), samples, strict=True)):
+    likeliest, tops = sampling.likeliest(scores)
+    for row, (top, sample) in enumerate(zip(tops, samples, strict=True)):
         if row not in errors and not math.isfinite(top):
             why = (
                 "the model returned NaN or infinite logits" if top != -math.inf else "no id is left to choose"
@@ -149,7 +149,7 @@ def _pick(scores: Tensor, samples: Sequence[Sample], errors: dict[int, SmolLM3Er
                 f"request {sample.request_idx}: {why} at token {sample.num_generated}; "
                 "check the weights' dtype, bad_words_ids, logit_bias and the constraint"
             )
-    ids: list[int] = likeliest.indices.tolist()
+    ids = likeliest
     drawn = [row for row, sample in enumerate(samples) if sample.params.samples and row not in errors]
     if drawn:
         subset = scores if len(drawn) == len(samples) else scores[drawn]

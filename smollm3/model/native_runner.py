@@ -225,9 +225,9 @@ class NativeRunner:
         logits = np.empty((sum(row.num_logits for row in rows), self.vocab_size), np.float32)
         done = 0  # pieces come in the order of the rows, and so do their logits
         for step in _chunks(rows):
-            out = self.network.forward([self._step_row(piece) for piece in step])
-            logits[done : done + len(out)] = out
-            done += len(out)
+            end = done + sum(piece.num_logits for piece in step)
+            self.network.forward([self._step_row(piece) for piece in step], logits[done:end])
+            done = end
         for row in rows:
             if row.num_logits < 2:  # else its last ids may be guesses
                 self._blocks.settle(row.slot)

@@ -128,17 +128,19 @@ class Network:
             head=weights.head.describe(),
         )
 
-    def forward(self, rows: Sequence[StepRow]) -> NDArray[np.float32]:
-        """Run one step; return the logits, float32 [sum of num_logits, vocab], rows in order."""
-        return self._run(rows, None)
+    def forward(self, rows: Sequence[StepRow], logits: NDArray[np.float32]) -> None:
+        """Run one step; write the logits, float32 [sum of num_logits, vocab], rows in order."""
+        self._run(rows, logits, None)
 
     def hidden(self, rows: Sequence[StepRow]) -> NDArray[np.float32]:
         """Run one step; return the hidden states after the final norm, float32 [all ids, hidden]."""
         hidden = np.empty((sum(len(row.token_ids) for row in rows), self.hidden_size), np.float32)
-        self._run(rows, hidden)
+        self._run(rows, np.empty((0, self.vocab_size), np.float32), hidden)
         return hidden
 
-    def _run(self, rows: Sequence[StepRow], hidden: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def _run(
+        self, rows: Sequence[StepRow], logits: NDArray[np.float32], hidden: NDArray[np.float32] | None
+    ) -> None:
         offsets = np.cumsum([0, *(len(row.token_ids) for row in rows)]).astype(np.int32)
         ids = np.fromiter((i for row in rows for i in row.token_ids), np.int32, int(offsets[-1]))
         starts = np.array([row.start for row in rows], np.int32)
@@ -153,7 +155,8 @@ class Network:
             ],
             np.int32,
         )
-        logits = np.empty((len(last), self.vocab_size), np.float32)
+        assert logits.shape == (len(last), self.vocab_size)
+        assert logits.flags.c_contiguous
         batch = CBatch(
             sequences=len(rows),
             max_blocks=tables.shape[1],
@@ -168,7 +171,6 @@ class Network:
         )
         if self._library.sm3_forward(self._engine, ctypes.byref(batch)):
             raise ValueError(last_error(self._library))
-        return logits
 
     def block(self, block: int) -> NDArray[np.uint8]:
         """Return the bytes of one KV block, to read and to write, [block_bytes]; valid while this lives."""
