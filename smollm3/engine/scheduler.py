@@ -1,7 +1,8 @@
 """Who takes part in the next step, and with how many ids: samples that wait or run, in; rows, out.
 
-Every sample that decodes has its row in every step. What a step has left goes to prompts in fair shares, so
-that a short one never waits for a long one. Samples are admitted in the order of their arrival while the KV
+Every sample that decodes has its row in every step. What a step has left goes to prompts, most of it to the
+shortest and some to the oldest: a short one never waits for a long one, a long one is never forgotten, and of
+equals the first has its first id while the others wait, not all of them at the end. Samples are admitted in the order of their arrival while the KV
 cache has room; when it runs out the newest one steps back, and its past is computed again later.
 """
 
@@ -16,6 +17,7 @@ from smollm3.engine.sample import Sample
 from smollm3.engine.speculation import Speculator
 
 HEADROOM = 64  # ids by which the running samples may grow before an admission could cost one its place
+OLDEST_PART = 4  # one of so many ids of a step goes to the prompts that came first, the others to the shortest
 SHARED = 64  # ids that are worth waiting for when another prompt is about to compute them
 SCORED_LOGITS = 2**24  # logits of one step (64 MiB) by which prompts are scored
 
@@ -87,11 +89,11 @@ class Scheduler:
     def _before_a_first_id(self, budget: int) -> int:
         """Return how many ids a step of prompts alone has: few where a short one has its first id sooner so.
 
-        Its fair share of a quick step must be all of it, and the others must need more than this step anyway.
+        A quick step must hold all of it, and the others must need more than this step anyway.
         """
         pending = [sample.num_pending for sample in self.running if not sample.is_pooled]
         quick = self._pace.num_ids(budget)
-        if len(pending) > 1 and sum(pending) > budget and min(pending) * len(pending) <= quick:
+        if sum(pending) > budget and min(pending) <= quick - quick // OLDEST_PART:
             return quick
         return budget
 
@@ -125,7 +127,7 @@ class Scheduler:
         return turns
 
     def _prompt_turns(self, turns: Sequence[Turn], budget: int) -> list[Turn]:
-        """Return turns for prompts in fair shares; the newest go without where the cache has no room."""
+        """Return turns for prompts; the newest go without where the cache has no room."""
         filling = [sample for sample in self.running if not sample.is_decoding]
         shares = self._shares(filling, budget)
         rows = [turn.row for turn in turns]
@@ -147,12 +149,12 @@ class Scheduler:
         others = [idx for idx in range(len(samples)) if idx not in set(pooled)]
         scored = [idx for idx in others if samples[idx].is_reading]
         most = max(1, SCORED_LOGITS // self._runner.vocab_size)
-        for idx, num in zip(scored, fair_shares([wanted[idx] for idx in scored], most), strict=True):
+        for idx, num in zip(scored, prompt_shares([wanted[idx] for idx in scored], most), strict=True):
             wanted[idx] = num
-        *shares, of_pooled = fair_shares(
+        *shares, of_pooled = prompt_shares(
             [*(wanted[idx] for idx in others), sum(wanted[idx] for idx in pooled)], budget
         )
-        shares += fair_shares([wanted[idx] for idx in pooled], of_pooled)
+        shares += prompt_shares([wanted[idx] for idx in pooled], of_pooled)
         by_idx = dict(zip((*others, *pooled), shares, strict=True))
         return [by_idx[idx] for idx in range(len(samples))]
 
@@ -214,14 +216,18 @@ class Scheduler:
         sample.slot, sample.num_cached = None, 0
 
 
-def fair_shares(wanted: Sequence[int], budget: int) -> list[int]:
-    """Share out a budget: nobody gets more than wanted, and what one leaves goes to the others evenly."""
+def prompt_shares(wanted: Sequence[int], budget: int) -> list[int]:
+    """Share out a step among prompts that want so many ids each, the oldest first.
+
+    Three quarters go to the shortest first and a quarter to the oldest, who get what is left over too.
+    """
     shares = [0] * len(wanted)
-    order = sorted(range(len(wanted)), key=lambda idx: wanted[idx])
-    for place, idx in enumerate(order):
-        even = max(1, budget // (len(order) - place))
-        shares[idx] = min(wanted[idx], even, budget)
-        budget -= shares[idx]
+    by_length = sorted(range(len(wanted)), key=lambda idx: wanted[idx])
+    for order, kept in ((by_length, budget // OLDEST_PART), (range(len(wanted)), 0)):
+        for idx in order:
+            more = min(wanted[idx] - shares[idx], budget - kept)
+            shares[idx] += more
+            budget -= more
     return shares
 
 

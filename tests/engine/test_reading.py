@@ -84,7 +84,7 @@ def test_a_step_scores_a_bounded_number_of_ids(monkeypatch: pytest.MonkeyPatch) 
     first = engine.step()
     assert sum(runner.calls[0]) == 5
     outputs = [*first, *engine.stream()]
-    assert max(map(sum, runner.calls)) == 5
+    assert max(map(sum, runner.calls)) == 5 + 1, "beside them a prompt's last id, which scores nothing"
     for output in outputs:
         check_scores(output, runner, PROMPT[output.request_idx :], 3)
     assert len(outputs) == 3
@@ -155,7 +155,7 @@ def test_who_decodes_or_asks_meanwhile_does_not_wait_for_a_long_batch_of_texts()
     engine.step()
     late = engine.add(Request(PROMPT, GREEDY))
     runner.calls.clear()
-    assert {output.request_idx for output in engine.step()} == {talker, late}
+    assert {talker, late} < {output.request_idx for output in engine.step()}
     decoding, pooling = runner.calls
     assert decoding == [1, len(PROMPT)]
     assert sum(pooling) == 32 - len(PROMPT), "beside others a step keeps to half of its ids"

@@ -10,7 +10,7 @@ from fake_runner import FakeRunner, PagedRunner
 from smollm3.engine.engine import Engine, Request
 from smollm3.engine.params import SamplingParams
 from smollm3.engine.sample import TokenOutput
-from smollm3.engine.scheduler import fair_shares
+from smollm3.engine.scheduler import prompt_shares
 from smollm3.errors import ContextOverflowError
 
 GREEDY = SamplingParams(max_new_tokens=8)
@@ -40,14 +40,18 @@ def alone(request: Request) -> dict[int, list[int]]:
     ("wanted", "budget", "shares"),
     [
         ([4000, 100], 512, [412, 100]),
-        ([100, 4000, 3000], 500, [100, 200, 200]),
+        ([4000, 900, 300], 512, [128, 84, 300]),
+        ([128, 128, 128], 200, [128, 72, 0]),
+        ([60, 200, 59], 80, [21, 0, 59]),
         ([5, 5, 5], 100, [5, 5, 5]),
-        ([9, 9, 9, 9], 2, [1, 1, 0, 0]),
+        ([9, 9, 9, 9], 2, [2, 0, 0, 0]),
         ([], 10, []),
     ],
 )
-def test_shares_are_fair_and_leave_nothing_over(wanted: list[int], budget: int, shares: list[int]) -> None:
-    assert fair_shares(wanted, budget) == shares
+def test_most_of_a_step_goes_to_the_shortest_prompts_and_a_quarter_to_the_oldest(
+    wanted: list[int], budget: int, shares: list[int]
+) -> None:
+    assert prompt_shares(wanted, budget) == shares
 
 
 @pytest.mark.parametrize("busy", [False, True])
@@ -159,25 +163,39 @@ def test_a_prompt_takes_steps_of_half_a_second_beside_an_answer(
 @pytest.mark.parametrize(
     ("lengths", "num_ids", "answered"),
     [
-        ([20], 125, True),
-        ([30, 40], 125, True),
-        ([50, 60], 512, True),  # a quick step would not hold them
-        ([300], 512, False),
-        ([100] * 9, 512, False),
+        ([20], 125, 1),
+        ([30, 40], 125, 2),
+        ([50, 60], 125, 1),  # a quarter is the long one's
+        ([300], 512, 1),  # a quick step would not hold it
+        ([90] * 9, 125, 1),
+        ([200] * 9, 512, 1),
+        ([500] * 9, 512, 0),
     ],
 )
 def test_a_short_prompt_beside_a_long_one_has_its_first_token_after_a_quick_step(
-    lengths: list[int], num_ids: int, answered: bool, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int], num_ids: int, answered: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = FakeRunner(context_size=5000)
     monkeypatch.setattr(time, "perf_counter", lambda: sum(map(sum, runner.calls)) * 0.004)
     engine = Engine(runner)
     engine.add(Request(prompt(4000), GREEDY))
     engine.step()
-    short = {engine.add(Request(prompt(length, seed + 1), GREEDY)) for seed, length in enumerate(lengths)}
+    short = [engine.add(Request(prompt(length, seed + 1), GREEDY)) for seed, length in enumerate(lengths)]
     outputs = engine.step()
     assert sum(runner.calls[-1]) == num_ids  # 4 ms an id: half a second, or the whole step
-    assert {output.request_idx for output in outputs} == (short if answered else set())
+    assert [output.request_idx for output in outputs] == short[:answered]
+
+
+def test_of_prompts_that_come_together_the_first_is_answered_first_and_a_long_one_gets_on() -> None:
+    engine = Engine(FakeRunner(context_size=5000))
+    long = engine.add(Request(prompt(2000), GREEDY))
+    for seed in range(40):
+        engine.add(Request(prompt(300, seed + 1), GREEDY))
+    order: list[int] = []
+    while engine.has_work:
+        order += [output.request_idx for output in engine.step() if output.request_idx not in order]
+    assert [idx for idx in order if idx != long] == list(range(1, 41))
+    assert 5 < order.index(long) < 30, "a quarter of each step was its own"
 
 
 def test_equal_prompts_that_arrive_together_are_computed_once() -> None:
