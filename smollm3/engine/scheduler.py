@@ -1,9 +1,10 @@
 """Who takes part in the next step, and with how many ids: samples that wait or run, in; rows, out.
 
 Every sample that decodes has its row in every step. What a step has left goes to prompts, most of it to the
-shortest and some to the oldest: a short one never waits for a long one, a long one is never forgotten, and of
-equals the first has its first id while the others wait, not all of them at the end. Samples are admitted in the order of their arrival while the KV
-cache has room; when it runs out the newest one steps back, and its past is computed again later.
+shortest and some to the oldest: a short one never waits for a long one, a long one always goes on, and of
+equals the first has its first id while the others wait, not all of them at the end. Samples are admitted in
+the order of their arrival while the KV cache has room; when it runs out the newest one steps back, and its
+past is computed again later.
 """
 
 from bisect import insort
@@ -17,7 +18,7 @@ from smollm3.engine.sample import Sample
 from smollm3.engine.speculation import Speculator
 
 HEADROOM = 64  # ids by which the running samples may grow before an admission could cost one its place
-OLDEST_PART = 4  # one of so many ids of a step goes to the prompts that came first, the others to the shortest
+OLDEST_PART = 4  # one in so many ids of a step goes to the oldest prompts, the others to the shortest
 SHARED = 64  # ids that are worth waiting for when another prompt is about to compute them
 SCORED_LOGITS = 2**24  # logits of one step (64 MiB) by which prompts are scored
 
