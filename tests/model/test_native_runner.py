@@ -2,107 +2,22 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
+from native_models import BOUND, LAYOUTS, pair, prompt, relative_error, tiny_model, torch_logits
 from torch import Tensor, nn
 
 from smollm3.engine.engine import Request
 from smollm3.engine.params import SamplingParams
-from smollm3.engine.runner import CacheFullError, Row
+from smollm3.engine.runner import Row
 from smollm3.errors import DeviceError, ParameterError
 from smollm3.model import generation
-from smollm3.model.config import SmolLM3Config
 from smollm3.model.generation_config import GenerationConfig
 from smollm3.model.native_runner import PREFILL_CHUNK, NativeRunner, refusal
 from smollm3.model.recomputing_runner import RecomputingRunner
 from smollm3.model.smollm3 import SmolLM3ForCausalLM
 from smollm3.model.torch_runner import TorchRunner
 from smollm3.native.library import native_status
-from smollm3.native.matrix import KIND_W4, KIND_W6, KIND_W8, Layout, pack
-from smollm3.quantization.packed import PackedLinear
-
-LAYOUTS = {
-    "int4": Layout(KIND_W4, 32, zero=8),
-    "int4-min": Layout(KIND_W4, 32, has_min=True),
-    "int6": Layout(KIND_W6, 64, zero=32),
-    "int8": Layout(KIND_W8, 64, zero=128),
-    "nf4": Layout(
-        KIND_W4, 64, table=(-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127)
-    ),
-}
-# Relative error of the logits against torch: int8 activations and a bf16 or int8 cache, five layers.
-BOUND = 0.06
-
-
-def tiny_model(**changes: object) -> SmolLM3ForCausalLM:
-    settings: dict[str, object] = {
-        "vocab_size": 331,
-        "hidden_size": 192,
-        "intermediate_size": 320,
-        "num_hidden_layers": 5,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
-        "rope_theta": 10000.0,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    torch.manual_seed(0)
-    model = SmolLM3ForCausalLM(SmolLM3Config(**(settings | changes))).eval()  # type: ignore[arg-type]
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(0, model.config.hidden_size**-0.5)
-            if "norm" in name:
-                parameter.add_(1)  # norms about 1
-    return model.to(torch.bfloat16)
-
-
-def quantize(linear: nn.Linear, layout: Layout) -> PackedLinear:
-    """Round to nearest, plainly."""
-    w = linear.weight.detach().float().numpy()
-    groups = w.reshape(len(w), -1, layout.group)
-    mins = groups.min(-1) if layout.has_min else None
-    if layout.table:
-        scale = np.abs(groups).max(-1) / 127
-        codes = np.abs((groups / scale[..., None])[..., None] - np.array(layout.table)).argmin(-1)
-    elif mins is not None:
-        scale = (groups.max(-1) - mins) / 15
-        codes = np.rint((groups - mins[..., None]) / scale[..., None])
-    else:
-        top = layout.zero - 1
-        scale = np.abs(groups).max(-1) / top
-        codes = np.rint(groups / scale[..., None]) + layout.zero
-    return PackedLinear(pack(layout, codes.reshape(w.shape).astype(np.uint8), scale, mins), linear.bias)
-
-
-def pair(scheme: str, **changes: object) -> tuple[SmolLM3ForCausalLM, SmolLM3ForCausalLM]:
-    """A model for the native engine, and a float32 torch model with the same weights."""
-    model, plain = tiny_model(**changes), tiny_model(**changes).float()
-    if scheme != "bf16":
-        for name, module in list(model.named_modules()):
-            if isinstance(module, nn.Linear) and name != "lm_head":
-                packed = quantize(module, LAYOUTS[scheme])
-                owner, _, attribute = name.rpartition(".")
-                setattr(model.get_submodule(owner), attribute, packed)
-                twin = plain.get_submodule(name)
-                assert isinstance(twin, nn.Linear)
-                twin.weight.data = packed.dequantize()
-    return model, plain
-
-
-def torch_logits(model: SmolLM3ForCausalLM, ids: list[int]) -> Tensor:
-    with torch.no_grad():
-        return model(torch.tensor([ids])).logits[0, -1].float()
-
-
-def prompt(length: int, seed: int = 0) -> list[int]:
-    return torch.randint(0, 331, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def relative_error(got: Tensor, expected: Tensor) -> float:
-    return float((got - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("kv_bits", [16, 8])
@@ -299,77 +214,6 @@ def test_a_packed_layer_in_torch_gives_the_kernels_numbers() -> None:
     assert relative_error(got, expected) < BOUND
 
 
-def forward(runner: NativeRunner, slot: int, ids: list[int], start: int) -> Tensor:
-    return runner.forward([Row(slot, ids[start:], start)])[0]
-
-
-def test_a_past_is_taken_over_from_closed_and_from_running_slots_with_the_same_bits() -> None:
-    model, _ = pair("int4")
-    ids = prompt(200)
-    fresh = NativeRunner(model)
-    expected = forward(fresh, fresh.open(300), ids, 0)
-    runner = NativeRunner(model, max_cache_tokens=64 * 8)
-    first = runner.open(300)
-    assert runner.reuse(first, ids) == 0
-    forward(runner, first, ids, 0)
-    forward(runner, first, [*ids, 3], 200)  # from here on the prompt is settled
-    second = runner.open(300)
-    assert runner.reuse(second, ids) == 192
-    assert torch.equal(forward(runner, second, ids, 192), expected)
-    runner.close(first, [*ids, 3])
-    third = runner.open(300)
-    assert runner.reuse(third, [*ids[:150], *ids]) == 150, "part of a block is copied"
-    assert torch.equal(forward(runner, third, [*ids[:150], *ids[150:]], 150), expected)
-    for slot in (second, third):
-        runner.close(slot)
-    assert runner.cache_tokens_used == 0
-    other = runner.open(300)
-    assert runner.reuse(other, ids, "another salt") == 0
-
-
-def test_several_logits_of_a_row_are_those_of_single_steps_and_a_draft_can_be_taken_back() -> None:
-    model, _ = pair("int4")
-    ids = prompt(530)
-    plain = NativeRunner(model)
-    slot = plain.open(600)
-    expected = [plain.forward([Row(slot, ids[:520], 0)])[0]]
-    expected += [plain.forward([Row(slot, [ids[i]], i)])[0] for i in range(520, 530)]
-    runner = NativeRunner(model)
-    slot, other = runner.open(600), runner.open(600)
-    logits = runner.forward([Row(other, ids[:300], 0, 0), Row(slot, ids[:520], 0, 1)])
-    assert torch.equal(logits, torch.stack(expected[:1]))
-    runner.forward([Row(slot, [*ids[520:524], 7, 8, 9], 520, 7)])  # three of these are wrong
-    logits = runner.forward([Row(other, ids[300:], 300, 2), Row(slot, ids[524:], 524, 6)])
-    assert torch.equal(logits[:1], expected[-2][None])
-    assert torch.equal(logits[2:], torch.stack(expected[5:]))
-
-
-@pytest.mark.parametrize("kv_bits", [16, 8])
-def test_a_past_can_be_saved_and_given_to_another_runner(kv_bits: int) -> None:
-    model, _ = pair("int4")
-    ids = prompt(150)
-    runner = NativeRunner(model, kv_bits=kv_bits)
-    slot = runner.open(200)
-    expected = forward(runner, slot, ids, 0)
-    saved = {name: array.copy() for name, array in runner.export_past(slot, 140).items()}
-    runner.close(slot)
-    other = NativeRunner(model, kv_bits=kv_bits, max_cache_bytes=4 * runner.network.block_bytes)
-    assert other.cache_tokens_total == 4 * 64
-    other.import_past(ids[:140], saved, salt="s")
-    other.import_past(ids[:140], saved, salt="s")
-    assert other.cache_tokens_used == 0
-    slot = other.open(200)
-    assert other.reuse(slot, ids) == 0
-    assert other.reuse(slot, ids, "s") == 140
-    assert torch.equal(forward(other, slot, ids, 140), expected)
-    with pytest.raises(ParameterError, match="save it anew"):
-        other.import_past(ids[:64], saved)
-    with pytest.raises(CacheFullError, match="no room"):
-        NativeRunner(model, kv_bits=kv_bits, max_cache_tokens=64).import_past(ids[:140], saved)
-    with pytest.raises(ParameterError, match="one block"):
-        NativeRunner(model, max_cache_bytes=1000)
-
-
 def test_hidden_states_are_those_of_the_torch_model() -> None:
     model, plain = pair("bf16")
     ids = prompt(700)
@@ -389,18 +233,3 @@ def test_hidden_states_are_those_of_the_torch_model() -> None:
         first = other.hidden([Row(slots[0], ids[:300], 0), Row(slots[1], ids[:9], 0)])
         torch.testing.assert_close(first, torch.cat((expected[:300], expected[:9])))
         torch.testing.assert_close(other.hidden([Row(slots[0], ids[300:], 300)]), expected[300:])
-
-
-def test_fits_counts_blocks() -> None:
-    model, _ = pair("bf16")
-    runner = NativeRunner(model, max_cache_tokens=256)
-    a, b = runner.open(200), runner.open(200)
-    assert runner.fits([Row(a, prompt(128), 0), Row(b, prompt(128), 0)])
-    assert not runner.fits([Row(a, prompt(129), 0), Row(b, prompt(128), 0)])
-    runner.forward([Row(a, prompt(190), 0)])
-    runner.forward([Row(a, [1] * 2, 190), Row(b, prompt(3), 0)])
-    with pytest.raises(CacheFullError):
-        runner.fork(b)
-    runner.close(a, prompt(190))
-    assert runner.fits([Row(b, prompt(189), 3)])
-    runner.fork(b)
