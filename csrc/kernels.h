@@ -13,7 +13,8 @@ constexpr int SPLIT = 512;       // positions of one attention partial: fixed, s
 
 // How activations are quantized: columns that share a scale, and the code of the largest of them.
 struct ActivationScheme {
-    int32_t group = 64, peak = 127;  // columns: 64 or 32
+    int32_t group = 64;  // or 32
+    int32_t peak = 127;
     void suit(const Sm3Matrix& w) {
         if (w.cols % 64 || (w.kind != SM3_BF16 && w.group % 64)) group = 32;
         if (w.kind == SM3_W4 && !w.has_table) peak = FOUR_BIT_PEAK;
