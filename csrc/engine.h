@@ -27,9 +27,9 @@ struct Buffer {
     size_t size = 0;
     T* get(int64_t count) {
         if (size_t(count) > size) {
-            data.reset();
+            data.reset(), size = 0;
+            data.reset(static_cast<T*>(operator new(size_t(count) * sizeof(T), LINE)));
             size = size_t(count);
-            data.reset(static_cast<T*>(operator new(size * sizeof(T), LINE)));
         }
         return data.get();
     }

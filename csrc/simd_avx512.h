@@ -126,6 +126,7 @@ static inline i32 dot_pair(i32 acc, u8 a, u8 b, const int8_t* x, const int8_t* y
     __asm__("vpbroadcastd %1, %0" : "=v"(four_y) : "m"(*(const int32_t*)y));
     return dot_vectors(acc, u_add(four_x, a), u_add(four_y, b));
 }
+
 #ifdef __AVX512BF16__
 typedef __m512bh bf16x32;
 static inline bf16x32 b_load(const uint16_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
