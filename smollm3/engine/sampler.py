@@ -138,7 +138,7 @@ def constraint_error(sample: Sample, error: Exception) -> SmolLM3Error:
 
 def _pick(scores: Tensor, samples: Sequence[Sample], errors: dict[int, SmolLM3Error]) -> list[int]:
     """Return each row's id: the likeliest, or one drawn with the sample's own random number."""
-    likeliest, tops = sampling.likeliest(scores)
+    ids, tops = sampling.likeliest(scores)
     for row, (top, sample) in enumerate(zip(tops, samples, strict=True)):
         if row not in errors and not math.isfinite(top):
             why = (
@@ -149,7 +149,6 @@ def _pick(scores: Tensor, samples: Sequence[Sample], errors: dict[int, SmolLM3Er
                 f"request {sample.request_idx}: {why} at token {sample.num_generated}; "
                 "check the weights' dtype, bad_words_ids, logit_bias and the constraint"
             )
-    ids = likeliest
     drawn = [row for row, sample in enumerate(samples) if sample.params.samples and row not in errors]
     if drawn:
         subset = scores if len(drawn) == len(samples) else scores[drawn]

@@ -152,12 +152,13 @@ class Scheduler:
         most = max(1, SCORED_LOGITS // self._runner.vocab_size)
         for idx, num in zip(scored, prompt_shares([wanted[idx] for idx in scored], most), strict=True):
             wanted[idx] = num
-        *shares, of_pooled = prompt_shares(
-            [*(wanted[idx] for idx in others), sum(wanted[idx] for idx in pooled)], budget
-        )
-        shares += prompt_shares([wanted[idx] for idx in pooled], of_pooled)
-        by_idx = dict(zip((*others, *pooled), shares, strict=True))
-        return [by_idx[idx] for idx in range(len(samples))]
+        units = sorted([[idx] for idx in others] + ([pooled] if pooled else []))  # by who came first
+        shares = [0] * len(samples)
+        of_units = prompt_shares([sum(wanted[idx] for idx in unit) for unit in units], budget)
+        for unit, of_unit in zip(units, of_units, strict=True):
+            for idx, num in zip(unit, prompt_shares([wanted[idx] for idx in unit], of_unit), strict=True):
+                shares[idx] = num
+        return shares
 
     def _admit(self, turns: Sequence[Turn]) -> None:
         """Give slots to waiting samples in their order, as far as the cache has room for all of their ids."""

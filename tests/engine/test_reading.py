@@ -166,6 +166,14 @@ def test_who_decodes_or_asks_meanwhile_does_not_wait_for_a_long_batch_of_texts()
     assert runner.slots == {}
 
 
+def test_texts_that_came_first_get_on_beside_prompts_that_need_less() -> None:
+    engine = Engine(FakeRunner(context_size=256), max_step_tokens=64)
+    batch = [engine.add(Request(text, POOLED)) for text in texts(4, 50)]
+    prompts = [engine.add(Request([seed % 7] * 40, replace(GREEDY, max_new_tokens=1))) for seed in range(40)]
+    order = [output.request_idx for output in engine.stream()]
+    assert max(order.index(idx) for idx in batch) < order.index(prompts[-10])
+
+
 def test_a_text_to_pool_finds_and_leaves_nothing_in_the_cache() -> None:
     ids = [place % 5 for place in range(80)]
     runner = PagedRunner()
